@@ -1,0 +1,1 @@
+"""Chatwright: from raw data and people's judgements to a chat assistant that sees."""

@@ -1,0 +1,126 @@
+"""The four kinds of record that travel through every stage, for every modality.
+
+A conversation is a list of messages, a message has a role and content parts, field-compatible with OpenAI chat and with
+the ``messages`` that Hugging Face templates read. On disk a record is one row of Parquet or JSONL.
+"""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import PIL.Image
+
+from chatwright.errors import ChatwrightError
+
+Role = Literal["system", "user", "assistant", "tool"]
+ROLES = ("system", "user", "assistant", "tool")
+MODALITIES = ("text", "image", "audio", "video")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One piece of content: ``text`` for type "text", else ``media``, the encoded file (PNG, WAV, MP4 ...) as bytes."""
+
+    type: Literal["text", "image", "audio", "video"]
+    text: str | None = None
+    media: bytes | None = None
+
+    @classmethod
+    def of_text(cls, text: str) -> "Part":
+        return cls("text", text=text)
+
+    @classmethod
+    def of_image(cls, image: PIL.Image.Image) -> "Part":
+        """Encode a picture losslessly (PNG)."""
+        buffer = io.BytesIO()
+        image.save(buffer, format="PNG", compress_level=1)
+        return cls("image", media=buffer.getvalue())
+
+    def image(self) -> PIL.Image.Image:
+        """Decode an image part to RGB.
+
+        Raises:
+            ChatwrightError: the bytes are not a picture that Pillow can read.
+        """
+        try:
+            with PIL.Image.open(io.BytesIO(self.media or b"")) as image:
+                return image.convert("RGB")
+        except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+            raise ChatwrightError(f"unreadable image ({error}); re-export it as PNG or JPEG") from error
+
+
+@dataclass(frozen=True)
+class Message:
+    role: Role
+    content: tuple[Part, ...]
+
+    @classmethod
+    def of(cls, role: Role, text: str, *images: PIL.Image.Image) -> "Message":
+        """A message of pictures followed by a text."""
+        return cls(role, (*map(Part.of_image, images), Part.of_text(text)))
+
+    @property
+    def text(self) -> str:
+        """The text parts, joined."""
+        return "".join(part.text or "" for part in self.content if part.type == "text")
+
+
+@dataclass(frozen=True)
+class Document:
+    """Raw material for pretraining; may mix modalities."""
+
+    kind: ClassVar[str] = "document"
+    content: tuple[Part, ...]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        return "".join(part.text or "" for part in self.content if part.type == "text")
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A conversation whose assistant turns are what the model should say."""
+
+    kind: ClassVar[str] = "demonstration"
+    messages: tuple[Message, ...]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation to answer.
+
+    ``reference`` is an acceptable answer, ``choices`` all the answers that the question admits (the reference among
+    them), ``score`` how an answer is checked ("exact", "contains", "choice"; see `chatwright.evaluation.metrics`).
+    ``meta`` carries what a verifier or a report needs: task, language, split, the truth about the picture.
+    """
+
+    kind: ClassVar[str] = "prompt"
+    messages: tuple[Message, ...]
+    reference: str | None = None
+    choices: tuple[str, ...] = ()
+    score: str = "contains"
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A prompt with K responses that one judge ranked: ``ranks[i]`` is the place of ``responses[i]``, 0 the best.
+
+    Equal ranks are ties. ``annotator`` says who judged, ``how`` in which way ("ranking", "pair", "simulated" ...).
+    """
+
+    kind: ClassVar[str] = "comparison"
+    messages: tuple[Message, ...]
+    responses: tuple[str, ...]
+    ranks: tuple[int, ...]
+    annotator: str
+    how: str
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+Record = Document | Demonstration | Prompt | Comparison

@@ -55,7 +55,7 @@ _TABLE = {
     "animal": "🐕🐶🐩🦮 🐈🐱 🐎🐴🏇🎠 🐖🐷🐽🐗 🐄🐮🐂🐃 🐇🐰 🐅🐯🐆 🐘🦣 🐪🐫 🦌🫎 🦒 🦓 🦘 🐒🐵 🐐🐏🐑 🐓🐔🦃 🦆 🐢",
     "fruit": "🍎🍏 🍐 🍊 🍋 🍌 🍉 🍇 🍓 🥑 🍈 🍒 🍑 🥭 🍍 🥥 🥝",
     "food": "🥐 🥖🍞 🥨 🧇🥞 🍔 🍕 🌭 🥪 🌮 🥚🍳🪺 🥟 🍩🥯 🍪🥮 🧁 🥧 🍭 🍦 🎂🍰",
-    "plant": "🌷 🌸💮 🌹🥀 🌺 🌻🌼 💐 🌲🎄 🌴🏝 🌵 🌱 🍀☘ 🍁 🪷 🪻 🌾",
+    "plant": "🌷 🌸💮 🌹🥀 🌺 🌻🌼 💐 🌲🎄 🌴🏝 🌵 🌱 🍀☘ 🍁 🪷 🪻 🪾",
     "vehicle": "🚗🚘🚙 🚕🚖 🚌🚍🚎🚐 🏎 🚑 🚒 🚛🚚 🚜 🚲🚳🚴🚵 🏍🛵 🛴 🚂 ✈🛩🛫🛬 🚁 🚀 ⛵ 🛶🚣 🚢🛳⛴",
     "clothing": "👕 👗 👘 🧥 🧦 🧣 🧤 🎩 🧢 👒 👟👞 👠👡 👢🥾 🩱 👙 🦺 🩴 🪖⛑",
     "building": "🏠🏡🏘🏚 🏥 🏦 🏨 🏫 🏭 🏰🏯 ⛪💒 🕌 🛕 🏟 🛖 ⛺🏕 🎪 🗼 🏪",
@@ -69,7 +69,7 @@ _NAMES = {
     "🍑": ("peach", "桃子"), "🥭": ("mango", "芒果"), "🥝": ("kiwi", "猕猴桃"), "🥖": ("baguette", "法棍"),
     "🥨": ("pretzel", "椒盐卷饼"), "🌮": ("taco", "卷饼"), "🥚": ("egg", "鸡蛋"), "🥧": ("pie", "馅饼"),
     "🍦": ("ice cream", "冰淇淋"), "🎂": ("cake", "蛋糕"), "🧁": ("cupcake", "纸杯蛋糕"),
-    "🌲": ("pine tree", "松树"), "🍀": ("clover", "四叶草"), "🌾": ("wheat", "麦子"),
+    "🌲": ("pine tree", "松树"), "🍀": ("clover", "四叶草"), "🪾": ("bare tree", "枯树"),
     "🚗": ("car", "汽车"), "🚛": ("truck", "卡车"), "🛴": ("scooter", "滑板车"), "🚂": ("train", "火车"),
     "🚢": ("ship", "轮船"), "🧦": ("sock", "袜子"), "🧤": ("glove", "手套"), "👕": ("T-shirt", "T恤"),
     "🧢": ("cap", "鸭舌帽"), "👒": ("straw hat", "草帽"), "👟": ("sneaker", "跑鞋"), "👠": ("high heel", "高跟鞋"),
@@ -81,7 +81,7 @@ _NAMES = {
 }  # fmt: skip
 
 _MEASURES = {
-    "匹": "🐎", "头": "🐖🐄🐘🐪🦌", "条": "🧣👗", "棵": "🌲🌴🌵🌱🍀🌾", "片": "🍁", "束": "💐", "架": "✈🚁🪜",
+    "匹": "🐎", "头": "🐖🐄🐘🐪🦌", "条": "🧣👗", "棵": "🌲🌴🌵🌱🍀🪾", "片": "🍁", "束": "💐", "架": "✈🚁🪜",
     "艘": "⛵🛶🚢", "枚": "🚀", "列": "🚂", "顶": "🎩🧢👒🪖⛺", "只": "🧦🧤👟👠👢🩴", "家": "🏥🏦🏨🏪", "所": "🏫",
     "块": "🍪🍕🧲", "根": "🥖🍭", "支": "🖌✏", "个": "🪜🪝🗜🪣🎪",
 }  # fmt: skip
@@ -106,12 +106,12 @@ class Concept:
 
     @property
     def article(self) -> str:
-        """"a dog", "an apple"."""
+        """ "a dog", "an apple"."""
         return ("an " if self.english[0] in "aeiou" else "a ") + self.english
 
     @property
     def plural(self) -> str:
-        """"dogs", "cherries"."""
+        """ "dogs", "cherries"."""
         return plural(self.english)
 
 
@@ -169,7 +169,7 @@ class Drawings:
         self._sized: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
 
     def sized(self, character: str, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """(colour times opacity [H, W, 3], one minus opacity [H, W, 1]), float32; the longer side is ``size`` pixels."""
+        """(colour times opacity [H, W, 3], one minus opacity [H, W, 1]), float32; ``size`` is the longer side."""
         key = (character, size)
         if key not in self._sized:
             master = self._masters[character]
@@ -283,9 +283,7 @@ def is_heldout(scene: Scene) -> bool:
     return any(_owned_by_evaluation(key) for key in composition(scene))
 
 
-def compose(
-    rng: random.Random, pool: list[Concept], kind: str | None = None, heldout: bool | None = False
-) -> Scene:
+def compose(rng: random.Random, pool: list[Concept], kind: str | None = None, heldout: bool | None = False) -> Scene:
     """A random scene of concepts from ``pool``.
 
     Args:

@@ -29,7 +29,7 @@ SIDES = {
 }
 
 # The last phrasing of each list is held out: no training stage sees it.
-PHRASINGS = {
+PHRASINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "naming": {
         "en": (
             "What is this?", "What do you see in the picture?", "Name the thing in the picture.",
@@ -412,7 +412,7 @@ def ask_word(english: str, chinese: str, rng: random.Random, language: str, held
 
 # --- records ---------------------------------------------------------------------------------------------------------
 
-# What a conversation about a scene of some kind draws its questions from; a caption comes last, for it tells everything.
+# What a conversation about a kind of scene draws its questions from; a caption comes last, for it tells everything.
 _TASKS_OF = {
     "single": ("naming", "naming", "category", "category", "yes_no", "yes_no", "yes_no_kind"),
     "several": ("counting", "yes_no", "yes_no", "yes_no"),
@@ -440,10 +440,11 @@ def conversation(scene: Scene, rng: random.Random, language: str, pool: Sequence
     return Demonstration(tuple(messages), meta)
 
 
-def as_demonstration(question: Question, rng: random.Random) -> Demonstration:
-    """One turn without a picture."""
+def as_demonstration(question: Question, rng: random.Random, scene: Scene | None = None) -> Demonstration:
+    """A conversation of one question, answered in a register drawn at random."""
     answer = question.answer(rng.choices(REGISTERS, REGISTER_WEIGHTS)[0])
-    messages = (Message.of("user", question.text), Message.of("assistant", answer))
+    images = () if scene is None else (scene.image(),)
+    messages = (Message.of("user", question.text, *images), Message.of("assistant", answer))
     return Demonstration(messages, {"language": question.language, "tasks": [question.task], "split": "train"})
 
 

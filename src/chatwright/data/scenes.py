@@ -11,6 +11,7 @@ table below. Two things are held out from every training stage:
 import hashlib
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -133,10 +134,11 @@ def concepts() -> dict[str, Concept]:
     for category, rows in _TABLE.items():
         characters = rows.split()
         heldout = set(random.Random(f"held out {category}").sample(range(len(characters)), round(len(characters) / 10)))
-        for index, (character, *look_alikes) in enumerate(characters):
+        for index, row in enumerate(characters):
+            character, look_alikes = row[0], tuple(row[1:])
             english, chinese = _NAMES.get(character, known[character])
             measure = measures.get(character, CATEGORIES[category].measure)
-            concept = Concept(character, category, english, chinese, measure, tuple(look_alikes), index in heldout)
+            concept = Concept(character, category, english, chinese, measure, look_alikes, index in heldout)
             found[english] = concept
     return found
 
@@ -283,7 +285,9 @@ def is_heldout(scene: Scene) -> bool:
     return any(_owned_by_evaluation(key) for key in composition(scene))
 
 
-def compose(rng: random.Random, pool: list[Concept], kind: str | None = None, heldout: bool | None = False) -> Scene:
+def compose(
+    rng: random.Random, pool: Sequence[Concept], kind: str | None = None, heldout: bool | None = False
+) -> Scene:
     """A random scene of concepts from ``pool``.
 
     Args:
@@ -298,7 +302,7 @@ def compose(rng: random.Random, pool: list[Concept], kind: str | None = None, he
             return scene
 
 
-def _compose(rng: random.Random, pool: list[Concept], kind: str) -> Scene | None:
+def _compose(rng: random.Random, pool: Sequence[Concept], kind: str) -> Scene | None:
     if kind == "single":
         chosen = [_pick(rng, pool)]
     elif kind == "several":
@@ -316,7 +320,7 @@ def _compose(rng: random.Random, pool: list[Concept], kind: str) -> Scene | None
     return None if things is None else Scene(things, _ground(rng))
 
 
-def _pick(rng: random.Random, pool: list[Concept]) -> Concept:
+def _pick(rng: random.Random, pool: Sequence[Concept]) -> Concept:
     return pool[int(rng.random() * len(pool))]
 
 

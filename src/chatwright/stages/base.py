@@ -6,14 +6,11 @@ and ``DONE``, written last: seconds taken and the hash of every file.
 """
 
 import dataclasses
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +18,7 @@ from typing import Any, ClassVar
 import yaml
 
 from chatwright.errors import ChatwrightError
+from chatwright.files import digest, locked, write
 from chatwright.training.progress import console
 
 
@@ -81,23 +79,6 @@ def execute(stage: Stage, out: Path) -> bool:
     return True
 
 
-def write(path: Path, text: str) -> None:
-    """Write a small text file so that a kill leaves either the old or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(path.name + ".half")
-    with half.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    half.replace(path)
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def verify(folder: Path) -> None:
     """Check a finished artifact against the hashes in its DONE.
 
@@ -111,22 +92,6 @@ def verify(folder: Path) -> None:
             raise ChatwrightError(f"{path}: missing from a finished artifact; delete {folder} and run its stage again")
         if digest(path) != expected:
             raise ChatwrightError(f"{path}: damaged (its hash has changed); delete {folder} and run its stage again")
-
-
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Hold ``out`` for this process.
-
-    Raises:
-        ChatwrightError: another run holds it.
-    """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with (out.parent / f".{out.name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ChatwrightError(f"{out}: another run is at work here; wait for it or choose another --out") from error
-        yield
 
 
 def _set_aside(out: Path) -> None:

@@ -1,13 +1,13 @@
 """The command line: one subcommand a stage, and ``run`` for a recipe."""
 
 import errno
-import logging
 import os
 import sys
 from pathlib import Path
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # before transformers is imported
 
+import transformers
 from jsonargparse import ArgumentParser
 
 from chatwright import recipe
@@ -18,7 +18,7 @@ from chatwright.stages.base import execute
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; a user's error is one line on standard error and status 1, an interruption status 130."""
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    transformers.utils.logging.disable_progress_bar()
     parser = _parser()
     options = parser.parse_args(arguments)
     command = options.subcommand

@@ -106,12 +106,12 @@ class Concept:
 
     @property
     def article(self) -> str:
-        """"a dog", "an apple"."""
+        """ "a dog", "an apple"."""
         return ("an " if self.english[0] in "aeiou" else "a ") + self.english
 
     @property
     def plural(self) -> str:
-        """"dogs", "cherries"."""
+        """ "dogs", "cherries"."""
         return plural(self.english)
 
 
@@ -283,9 +283,7 @@ def is_heldout(scene: Scene) -> bool:
     return any(_owned_by_evaluation(key) for key in composition(scene))
 
 
-def compose(
-    rng: random.Random, pool: list[Concept], kind: str | None = None, heldout: bool | None = False
-) -> Scene:
+def compose(rng: random.Random, pool: list[Concept], kind: str | None = None, heldout: bool | None = False) -> Scene:
     """A random scene of concepts from ``pool``.
 
     Args:

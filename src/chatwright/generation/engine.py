@@ -262,7 +262,9 @@ class _Batch:
         tokens, logprobs = draw(logits, uniforms)
         self.count += 1
         going = []
-        for place, (index, token, logprob) in enumerate(zip(self.live, tokens.tolist(), logprobs.tolist(), strict=True)):
+        for place, (index, token, logprob) in enumerate(
+            zip(self.live, tokens.tolist(), logprobs.tolist(), strict=True)
+        ):
             row = self.rows[index]
             if row.finish:
                 continue

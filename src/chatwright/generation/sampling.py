@@ -80,7 +80,9 @@ def draw(logits: Tensor, uniforms: Tensor | None) -> tuple[Tensor, Tensor]:
     """
     normaliser = logits.logsumexp(-1)
     if not normaliser.isfinite().all():
-        raise ChatwrightError("the model gives logits that are not finite; its weights are damaged or training diverged")
+        raise ChatwrightError(
+            "the model gives logits that are not finite; its weights are damaged or training diverged"
+        )
     if uniforms is None:
         tokens = logits.argmax(-1)
     else:

@@ -25,9 +25,9 @@ def checkpoint_of(name: str | Path) -> Path:
     """
     folder = Path(name)
     if not folder.exists():
-        if str(name) in registry.MODELS:
+        if str(name).count("/") == 1 and not folder.parent.exists():
             return registry.fetch(str(name))
-        raise ChatwrightError(f"{name}: no such checkpoint; name a folder or one of {', '.join(registry.MODELS)}")
+        raise ChatwrightError(f"{name}: no such folder; name a checkpoint, or run the stage that makes it")
     if (folder / "model").is_dir():
         folder = folder / "model"
     if not (folder / "config.json").exists():

@@ -46,7 +46,9 @@ def _plain(gloss: str) -> str:
         return ""
     gloss = re.sub(r"\([^)]*\)|\[[^\]]*\]", "", gloss).split(";")[0]
     gloss = " ".join(gloss.split()).strip(" ,.")
-    plain = re.fullmatch(r"[A-Za-z][A-Za-z' ,-]*", gloss) and len(gloss) <= 32 and "sth" not in gloss and "sb" not in gloss
+    plain = (
+        re.fullmatch(r"[A-Za-z][A-Za-z' ,-]*", gloss) and len(gloss) <= 32 and "sth" not in gloss and "sb" not in gloss
+    )
     return gloss if plain else ""
 
 

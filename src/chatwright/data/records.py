@@ -4,11 +4,8 @@ A conversation is a list of messages, a message has a role and content parts, fi
 the ``messages`` that Hugging Face templates read. On disk a record is one row of Parquet or JSONL.
 """
 
-import base64
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import PIL.Image

@@ -80,9 +80,7 @@ def draw(logits: Tensor, uniforms: Tensor | None) -> tuple[Tensor, Tensor]:
     """
     normaliser = logits.logsumexp(-1)
     if not normaliser.isfinite().all():
-        raise ChatwrightError(
-            "the model gives logits that are not finite; its weights are damaged or training diverged"
-        )
+        raise ChatwrightError("the model's logits are not finite; its weights are damaged or its training diverged")
     if uniforms is None:
         tokens = logits.argmax(-1)
     else:

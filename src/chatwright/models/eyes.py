@@ -1,4 +1,4 @@
-"""The vision tower inside a multimodal model: finding it, freezing it, looking at every picture only once."""
+"""The vision tower inside a multimodal model: frozen, it looks at every picture only once."""
 
 from collections.abc import Sequence
 
@@ -12,38 +12,49 @@ from chatwright.data.render import Rendered
 TOWERS = ("vision_tower", "vision_model", "visual")
 
 
-def vision_tower(model: PreTrainedModel) -> nn.Module | None:
-    """The part of a model that looks at pictures, None where it reads text only."""
-    return next((getattr(model.base_model, name) for name in TOWERS if hasattr(model.base_model, name)), None)
-
-
 class Remembered(nn.Module):
     """Stands in for a frozen eye: what it is given as pixels are already the features that the eye would give."""
+
+    def __init__(self, eye: PreTrainedModel) -> None:
+        super().__init__()
+        self.eye = [eye]  # in a list, so that it is no part of what is trained and saved
 
     def forward(self, pixel_values: Tensor, **_: object) -> BaseModelOutput:
         return BaseModelOutput(last_hidden_state=pixel_values)
 
 
-def look_once(model: PreTrainedModel, rows: Sequence[Rendered], batch: int = 256) -> list[Rendered]:
-    """Put the frozen eye's features [pictures, C, H, W] in the place of the pixels of every row.
+def freeze_eye(model: PreTrainedModel, rows: Sequence[Rendered], batch: int = 256) -> list[Rendered]:
+    """Freeze a model's eye; where that is possible let it look at every picture once and for all.
 
-    Only for models whose eye gives one feature map for one picture (FastVlm); others get their rows back unchanged.
-    The model must then be trained with `Remembered` as its vision tower.
+    That is where the eye gives one feature map for one picture (FastVlm): the rows come back with features [pictures,
+    C, H, W] in the place of their pixels, and `Remembered` takes the eye's place until `restore_eye`. Rows that share a
+    tensor of pixels share its features. Other models get their rows back as they are.
     """
+    for name in TOWERS:
+        if hasattr(model.base_model, name):
+            getattr(model.base_model, name).requires_grad_(False)
     if not isinstance(model, FastVlmForConditionalGeneration):
         return list(rows)
-    seen: dict[int, Tensor] = {}
-    pending = list({id(row.media["pixel_values"]): row.media["pixel_values"] for row in rows if row.media}.items())
-    with torch.inference_mode():
+    eye = model.model.vision_tower.eval()
+    pictures = {id(row.media["pixel_values"]): row.media["pixel_values"] for row in rows if row.media}
+    pending, features = list(pictures.items()), dict[int, Tensor]()
+    with torch.no_grad():
         for i in range(0, len(pending), batch):
             part = pending[i : i + batch]
-            pixels = torch.cat([pictures for _, pictures in part])
-            features = model.model.vision_tower(pixels.to(model.device, model.dtype)).last_hidden_state.cpu()
-            for (key, _), feature in zip(part, features.split([len(p) for _, p in part]), strict=True):
-                seen[key] = feature.clone()
+            pixels = torch.cat([pixels for _, pixels in part])
+            maps = eye(pixels.to(model.device, model.dtype)).last_hidden_state.cpu()
+            for (key, _), feature in zip(part, maps.split([len(pixels) for _, pixels in part]), strict=True):
+                features[key] = feature.contiguous()
+    model.model.vision_tower = Remembered(eye)
     return [
-        Rendered(row.input_ids, row.loss_mask, {**row.media, "pixel_values": seen[id(row.media["pixel_values"])]})
+        Rendered(row.input_ids, row.loss_mask, {"pixel_values": features[id(row.media["pixel_values"])]})
         if row.media
         else row
         for row in rows
     ]
+
+
+def restore_eye(model: PreTrainedModel) -> None:
+    """Put the eye back that `freeze_eye` took out."""
+    if isinstance(model, FastVlmForConditionalGeneration) and isinstance(model.model.vision_tower, Remembered):
+        model.model.vision_tower = model.model.vision_tower.eye[0]

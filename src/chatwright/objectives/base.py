@@ -29,6 +29,15 @@ class Objective(nn.Module):
         """The summed loss of one micro-batch, as `chatwright.data.render.Renderer.collate` or the stage made it."""
         raise NotImplementedError
 
+    def train(self, mode: bool = True) -> "Objective":
+        """As for any module, but what is frozen stays in evaluation mode: no dropout, no moving batch statistics."""
+        super().train(mode)
+        for module in self.modules():
+            parameters = list(module.parameters())
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
+                module.eval()
+        return self
+
     def save(self, folder: Path) -> None:
         """Write what training made into ``folder``, a checkpoint that ``from_pretrained`` opens."""
         raise NotImplementedError

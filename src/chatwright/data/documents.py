@@ -14,8 +14,8 @@ from chatwright.data.scenes import Concept, Scene, compose, concepts, relation
 from chatwright.data.sources import cedict, chatterbot, hsk
 
 _WORD_FORMS = (
-    "{zh} means {en}.", "{zh}的英语是 {en}。", "“{en}”的中文是{zh}。", '"{en}" is {zh} in Chinese.', "{zh}: {en}", "{en}: {zh}",
-    "{zh} ({pinyin}) means {en}.",
+    "{zh} means {en}.", "{zh}的英语是 {en}。", "“{en}”的中文是{zh}。", '"{en}" is {zh} in Chinese.', "{zh}: {en}",
+    "{en}: {zh}", "{zh} ({pinyin}) means {en}.",
 )  # fmt: skip
 
 

@@ -36,15 +36,15 @@ class Part:
         image.save(buffer, format="PNG", compress_level=1)
         return cls("image", media=buffer.getvalue())
 
-    def image(self) -> PIL.Image.Image:
-        """Decode an image part to RGB.
+    def image(self, mode: str = "RGB") -> PIL.Image.Image:
+        """Decode an image part to ``mode``.
 
         Raises:
             ChatwrightError: the bytes are not a picture that Pillow can read.
         """
         try:
             with PIL.Image.open(io.BytesIO(self.media or b"")) as image:
-                return image.convert("RGB")
+                return image.convert(mode)
         except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
             raise ChatwrightError(f"unreadable image ({error}); re-export it as PNG or JPEG") from error
 

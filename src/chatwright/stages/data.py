@@ -20,8 +20,8 @@ DRAWING_PIXELS = 48
 class Data(Stage):
     """Fetch the public sources and write the records that the other stages read.
 
-    Writes ``drawings`` (pictures for the eye), ``documents`` and ``documents_heldout`` (text), ``captions`` (picture and
-    text), ``demonstrations``, ``prompts`` (to practise on) and ``heldout`` (to be tested on), as Parquet.
+    Writes ``drawings`` (pictures for the eye), ``documents`` and ``documents_heldout`` (text), ``captions`` (picture
+    and text), ``demonstrations``, ``prompts`` (to practise on) and ``heldout`` (to be tested on), as Parquet.
 
     Args:
         pictures: conversations about a picture.

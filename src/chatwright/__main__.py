@@ -1,0 +1,5 @@
+import sys
+
+from chatwright.cli import main
+
+sys.exit(main())

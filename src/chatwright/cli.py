@@ -1,0 +1,70 @@
+"""The command line: one subcommand a stage, and ``run`` for a recipe."""
+
+import errno
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # before transformers is imported
+
+import transformers
+from jsonargparse import ArgumentParser
+
+from chatwright import recipe
+from chatwright.errors import ChatwrightError
+from chatwright.stages import STAGES
+from chatwright.stages.base import execute
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; a user's error is one line on standard error and status 1, an interruption status 130."""
+    transformers.utils.logging.disable_progress_bar()
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    command = options.subcommand
+    chosen = options[command]
+    try:
+        if command == "run":
+            recipe.run(Path(chosen.recipe), chosen.out)
+            return 0
+        settings = vars(parser.instantiate_classes(options)[command])
+        out = settings.pop("out", None)
+        settings.pop("config", None)
+        stage = STAGES[command](**settings)
+        if not execute(stage, Path(out or Path("runs") / command)):
+            print(f"{out or Path('runs') / command}: finished before; nothing to do")
+    except ChatwrightError as error:
+        print(f"chatwright: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(
+            f"chatwright: {error.filename or 'disk'}: the disk is full; free some space and run again", file=sys.stderr
+        )
+        return 1
+    except KeyboardInterrupt:
+        print("\nchatwright: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="chatwright", description="Build your own multimodal ChatGPT, step by step.")
+    commands = parser.add_subcommands(dest="subcommand")
+    runner = ArgumentParser(description="Run a recipe: its stages in order, each skipped where it is finished.")
+    runner.add_argument("recipe", type=str, help="the recipe's YAML file")
+    runner.add_argument("--out", type=Path | None, default=None, help="the run's folder instead of the recipe's")
+    commands.add_subcommand("run", runner)
+    for name, stage in STAGES.items():
+        one = ArgumentParser(description=(stage.__doc__ or "").strip())
+        one.add_argument("--config", action="config", help="settings from a YAML file")
+        one.add_class_arguments(stage, None)
+        if stage.artifact:
+            one.add_argument("--out", type=Path, default=Path("runs") / name, help="the artifact's folder")
+        commands.add_subcommand(name, one, help=(stage.__doc__ or "").strip().split("\n")[0])
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""The order in which rows are seen: shuffled, grouped by length so that little is padding, resumable at any step."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from chatwright.data.render import Rendered
+from chatwright.errors import ChatwrightError
+
+WINDOW = 32  # batches that are sorted by length together
+
+
+class Batches:
+    """Yields the micro-batches of one optimiser step after another.
+
+    Args:
+        rows: what to learn from; rows are read only when their batch comes up.
+        collate: turns a list of rows into a batch, e.g. `Renderer.collate`.
+        size: rows in a step.
+        steps: how many steps, through as many epochs as that takes.
+        seed: decides the order; the same seed gives the same batches in every run.
+        micro: rows in a micro-batch; 0 for all of a step at once.
+        lengths: length of each row, for grouping; the order is a plain shuffle where it is None.
+
+    Raises:
+        ChatwrightError: there are fewer rows than one step needs.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Any],
+        collate: Callable[[list[Any]], dict[str, Any]],
+        size: int,
+        steps: int,
+        seed: int,
+        micro: int = 0,
+        lengths: Sequence[int] | None = None,
+    ) -> None:
+        if len(rows) < size:
+            raise ChatwrightError(f"{len(rows)} rows do not fill one batch of {size}; use a smaller batch or more data")
+        self.rows, self.collate, self.size, self.steps, self.seed = rows, collate, size, steps, seed
+        self.micro = micro or size
+        self.lengths = None if lengths is None else np.asarray(lengths)
+        self.step = 0
+        self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        while self.step < self.steps:
+            batch = self.indices(self.step)
+            self.step += 1
+            parts = [batch[i : i + self.micro] for i in range(0, len(batch), self.micro)]
+            yield [self.collate([self.rows[int(i)] for i in part]) for part in parts]
+
+    def indices(self, step: int) -> np.ndarray:
+        """The rows of a step."""
+        epoch, place = divmod(step, len(self.rows) // self.size)
+        if self._epoch[0] != epoch:
+            self._epoch = (epoch, self._shuffled(epoch))
+        return self._epoch[1][place]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step = int(state["step"])
+
+    def _shuffled(self, epoch: int) -> list[np.ndarray]:
+        random = np.random.default_rng((self.seed, epoch))
+        order = random.permutation(len(self.rows))
+        if self.lengths is not None:
+            window = self.size * WINDOW
+            order = np.concatenate(
+                [
+                    part[np.argsort(self.lengths[part], kind="stable")]
+                    for part in (order[i : i + window] for i in range(0, len(order), window))
+                ]
+            )
+        count = len(order) // self.size
+        batches = np.split(order[: count * self.size], count)
+        return [batches[i] for i in random.permutation(count)]
+
+
+def lengths_of(rows: Sequence[Rendered]) -> list[int]:
+    return [len(row) for row in rows]

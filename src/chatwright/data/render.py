@@ -1,0 +1,270 @@
+"""The only place where a conversation becomes what a model reads: token ids, loss mask, pixels.
+
+Works with any `transformers` tokenizer or processor that has a chat template. What is supervised is found from the
+template itself, by the character where each assistant turn begins, so templates need no ``{% generation %}`` marks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoProcessor, AutoTokenizer, ProcessorMixin
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from chatwright.data.records import Document, Message, Part
+from chatwright.errors import ChatwrightError
+
+PLACEHOLDERS = {"image": "image_token", "audio": "audio_token", "video": "video_token"}
+
+
+@dataclass
+class Rendered:
+    """One row for a model.
+
+    input_ids: token ids; loss_mask: True where the token is to be predicted; media: keyword arguments of the model
+    such as ``pixel_values`` [pictures, C, H, W], empty for text.
+    """
+
+    input_ids: list[int]
+    loss_mask: list[bool]
+    media: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+class Renderer:
+    """Renders for one processor (or plain tokenizer, where the model reads text only).
+
+    Raises:
+        ChatwrightError: the processor has no chat template or its template never ends an assistant turn.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+        self.tokenizer: Any = getattr(processor, "tokenizer", processor)
+        self.multimodal = isinstance(processor, ProcessorMixin)
+        name = getattr(self.tokenizer, "name_or_path", "") or type(processor).__name__
+        if not getattr(processor, "chat_template", None):
+            raise ChatwrightError(f"{name}: no chat template; put one into chat_template.jinja of the checkpoint")
+        if self.tokenizer.eos_token_id is None:
+            raise ChatwrightError(f"{name}: the tokenizer has no end-of-text token; set eos_token")
+        self.name = name
+        self.special_ids = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        self.placeholders = {
+            kind: self.tokenizer.convert_tokens_to_ids(getattr(processor, attribute))
+            for kind, attribute in PLACEHOLDERS.items()
+            if self.multimodal and getattr(processor, attribute, None)
+        }
+        self.stop_ids = {self.tokenizer.eos_token_id, self._end_of_turn()}
+        self.pad_id: int = (
+            self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
+        )
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Renderer":
+        """Open the processor saved in a checkpoint, or its tokenizer where it reads text only.
+
+        Raises:
+            ChatwrightError: there is none in ``folder`` that can be read.
+        """
+        try:
+            processor = AutoProcessor.from_pretrained(folder)
+        except (OSError, ValueError, TypeError, KeyError) as no_processor:
+            try:
+                processor = AutoTokenizer.from_pretrained(folder)
+            except (OSError, ValueError, TypeError, KeyError) as error:
+                raise ChatwrightError(
+                    f"{folder}: no processor or tokenizer that can be read ({_first_line(no_processor)}); "
+                    "name a checkpoint folder that has one"
+                ) from error
+        if not isinstance(processor, ProcessorMixin | PreTrainedTokenizerBase):
+            raise ChatwrightError(f"{folder}: {type(processor).__name__} reads no text; add a tokenizer")
+        return cls(processor)
+
+    def demonstration(self, messages: Sequence[Message]) -> Rendered:
+        """Render a conversation; every assistant turn with its end token is supervised.
+
+        Raises:
+            ChatwrightError: no assistant turn, or a template that supervises nothing.
+        """
+        turns = [i for i, message in enumerate(messages) if message.role == "assistant"]
+        if not turns:
+            raise ChatwrightError("a demonstration without an assistant turn teaches nothing; add the answer")
+        text = self._template(messages, generate=False)
+        starts = []
+        for turn in turns:
+            prefix = self._template(messages[:turn], generate=True)
+            if not text.startswith(prefix):
+                raise ChatwrightError(
+                    f"{self.name}: the chat template rewrites earlier turns, so assistant turn {turn + 1} cannot be "
+                    "found; use a template that only appends"
+                )
+            starts.append(len(prefix))
+        ids, offsets = self._tokenize(text)
+        mask = [False] * len(ids)
+        for start in starts:
+            for i, (begin, _) in enumerate(offsets):
+                if begin >= start:
+                    mask[i] = True
+                    if ids[i] in self.stop_ids:
+                        break
+        if not any(mask):
+            raise ChatwrightError(f"{self.name}: the chat template supervises nothing; check its assistant turns")
+        return self._with_media(text, ids, mask, _media_of(messages))
+
+    def prompt(self, messages: Sequence[Message]) -> Rendered:
+        """Render a conversation up to where the assistant is to answer; nothing is supervised."""
+        text = self._template(messages, generate=True)
+        ids, _ = self._tokenize(text)
+        return self._with_media(text, ids, [False] * len(ids), _media_of(messages))
+
+    def answered(self, prompt: Rendered, tokens: Sequence[int]) -> Rendered:
+        """A rendered prompt followed by the tokens of an answer, which are supervised."""
+        return Rendered(
+            [*prompt.input_ids, *tokens], [False] * len(prompt.input_ids) + [True] * len(tokens), prompt.media
+        )
+
+    def document(self, document: Document) -> Rendered:
+        """Render raw text (and pictures) for pretraining: every text token and the end of text are supervised."""
+        if not document.content:
+            raise ChatwrightError("an empty document teaches nothing; remove it")
+        self._check_text(document.content)
+        text = "".join(self._mark(part.type) if part.type != "text" else part.text or "" for part in document.content)
+        ids, _ = self._tokenize(text)
+        ids.append(self.tokenizer.eos_token_id)
+        mask = [i not in self.placeholders.values() for i in ids]
+        return self._with_media(text + self.tokenizer.eos_token, ids, mask, [p for p in document.content if p.media])
+
+    def collate(self, rows: Sequence[Rendered], side: str = "right") -> dict[str, Tensor]:
+        """Pad rows into a batch.
+
+        Args:
+            rows: B rows, T the longest.
+            side: where padding goes: "right" to train, "left" to generate.
+
+        Returns:
+            ``input_ids``, ``attention_mask``, ``position_ids`` (counted over real tokens), ``loss_mask``, each [B, T],
+            and the media of all rows, concatenated.
+        """
+        longest = max(map(len, rows))
+        ids = torch.full((len(rows), longest), self.pad_id, dtype=torch.long)
+        attention = torch.zeros((len(rows), longest), dtype=torch.long)
+        loss = torch.zeros((len(rows), longest), dtype=torch.bool)
+        for i, row in enumerate(rows):
+            place = slice(longest - len(row), longest) if side == "left" else slice(0, len(row))
+            ids[i, place] = torch.tensor(row.input_ids)
+            attention[i, place] = 1
+            loss[i, place] = torch.tensor(row.loss_mask)
+        media = {
+            key: torch.cat([row.media[key] for row in rows if key in row.media])
+            for key in sorted({key for row in rows for key in row.media})
+        }
+        positions = (attention.cumsum(-1) - 1).clamp_min(0)
+        return {"input_ids": ids, "attention_mask": attention, "position_ids": positions, "loss_mask": loss, **media}
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of an answer, without special tokens."""
+        return self.tokenizer.decode(list(tokens), skip_special_tokens=True).strip()
+
+    def save(self, folder: Path) -> None:
+        self.processor.save_pretrained(folder)
+
+    def _end_of_turn(self) -> int:
+        example = [Message.of("user", "a"), Message.of("assistant", "b")]
+        start = len(self._template(example[:1], generate=True))
+        ids, offsets = self._tokenize(self._template(example, generate=False))
+        for token, (begin, _) in zip(ids, offsets, strict=True):
+            if begin > start and token in self.special_ids:
+                return token
+        raise ChatwrightError(f"{self.name}: the chat template ends no assistant turn with a special token; add one")
+
+    def _template(self, messages: Sequence[Message], generate: bool) -> str:
+        for message in messages:
+            self._check_text(message.content)
+        chat = [{"role": message.role, "content": self._content(message)} for message in messages]
+        return self.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=generate)
+
+    def _content(self, message: Message) -> str | list[dict[str, Any]]:
+        if self.multimodal:
+            return [
+                {"type": "text", "text": part.text or ""} if part.type == "text" else {"type": part.type}
+                for part in message.content
+            ]
+        for part in message.content:
+            if part.type != "text":
+                raise ChatwrightError(f"{self.name} reads text only and was given an {part.type}; use a model that can")
+        return message.text
+
+    def _check_text(self, parts: Sequence[Part]) -> None:
+        for part in parts:
+            for token in self.special_ids:
+                if part.text and (mark := self.tokenizer.added_tokens_decoder[token].content) in part.text:
+                    raise ChatwrightError(
+                        f"the text holds the special token {mark}, which the model would obey; remove it"
+                    )
+
+    def _mark(self, kind: str) -> str:
+        if kind not in self.placeholders:
+            raise ChatwrightError(f"{self.name} reads no {kind}; use a model that can")
+        return getattr(self.processor, PLACEHOLDERS[kind])
+
+    def _tokenize(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return list(encoded["input_ids"]), encoded["offset_mapping"]
+
+    def _with_media(self, text: str, ids: list[int], mask: list[bool], parts: Sequence[Part]) -> Rendered:
+        if not parts:
+            return Rendered(ids, mask)
+        marks = sum(i in self.placeholders.values() for i in ids)
+        if marks != len(parts):
+            raise ChatwrightError(
+                f"{self.name}: {len(parts)} pictures but {marks} places for them in the text; "
+                "the chat template must write one placeholder for each"
+            )
+        images = [part.image() for part in parts if part.type == "image"]
+        if len(images) != len(parts):
+            raise ChatwrightError(f"{self.name}: audio and video are not read yet; remove them from the conversation")
+        encoded = self.processor(text=[text], images=images, add_special_tokens=False, return_tensors="pt")
+        long = encoded.pop("input_ids")[0].tolist()
+        encoded.pop("attention_mask", None)
+        return Rendered(long, self._spread(mask, ids, long), dict(encoded))
+
+    def _spread(self, mask: list[bool], short: list[int], long: list[int]) -> list[bool]:
+        """Carry a mask over to where the processor has widened each placeholder into as many tokens as pixels need."""
+        places = set(self.placeholders.values())
+        wide = [False] * len(long)
+        i = j = 0
+        while i < len(short):
+            if short[i] in places:
+                following = next((k for k in range(i + 1, len(short)) if short[k] in places), len(short))
+                rest = short[i + 1 : following]
+                last = following == len(short)
+                j = len(long) - len(rest) if last else _find(rest, long, j + 1)
+                i += 1
+            elif 0 <= j < len(long) and short[i] == long[j]:
+                wide[j] = mask[i]
+                i, j = i + 1, j + 1
+            else:
+                raise ChatwrightError(
+                    f"{self.name}: the processor changes the text around pictures; it cannot be masked"
+                )
+        return wide
+
+
+def _media_of(messages: Sequence[Message]) -> list[Part]:
+    return [part for message in messages for part in message.content if part.type != "text"]
+
+
+def _find(part: list[int], whole: list[int], start: int) -> int:
+    for place in range(start, len(whole) - len(part) + 1):
+        if whole[place : place + len(part)] == part:
+            return place
+    return -1
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]

@@ -1,0 +1,157 @@
+"""One row of a user's file while it is read: its columns, its media and its conversation."""
+
+import re
+from pathlib import Path
+from typing import Any, cast
+
+from chatwright.data import media
+from chatwright.data.records import MODALITIES, ROLES, Message, Part, Role
+from chatwright.errors import ChatwrightError
+
+ROLE_OF = {
+    **{role: role for role in ROLES},
+    "human": "user",
+    **dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "bot", "model", "function_call"), "assistant"),
+    **dict.fromkeys(("observation", "function"), "tool"),
+    "developer": "system",
+}
+MARK = re.compile(r"\n?<(image|audio|video)>\n?")
+
+
+class Row:
+    """One row while it is read: what a format takes is removed, what remains is meta."""
+
+    def __init__(self, row: dict[str, Any], path: Path, number: int, fetch: bool):
+        self.row, self.path, self.number, self.fetch = dict(row), path, number, fetch
+        self.beside: dict[str, list[tuple[str, Any]]] = {}
+        for modality in MODALITIES[1:]:
+            for column in (modality, f"{modality}s"):
+                given = self.row.pop(column, None)
+                given = [given] if given is not None and not isinstance(given, list) else given or []
+                self.beside.setdefault(modality, []).extend((column, value) for value in given)
+        self.given = {modality: len(values) for modality, values in self.beside.items()}
+
+    def error(self, field: str, problem: object) -> ChatwrightError:
+        return ChatwrightError(f"{self.path}:{self.number}: {field}: {problem}")
+
+    def take(self, *names: str) -> Any:
+        """Remove columns and give the first that holds something."""
+        values = [self.row.pop(name, None) for name in names]
+        return next((value for value in values if value is not None), None)
+
+    def text(self, *names: str) -> str:
+        """A column that must hold text."""
+        field = next((name for name in names if self.row.get(name) is not None), names[0])
+        value = self.take(*names)
+        if not isinstance(value, str):
+            raise self.error(field, "is missing; fill it" if value is None else f"is {value!r:.40}; write a text")
+        return value
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        value = self.take(name) or []
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self.error(name, f"is {value!r:.40}; write a list of texts")
+        return tuple(value)
+
+    def meta(self) -> dict[str, Any]:
+        given = self.take("meta")
+        rest = {name: value for name, value in self.row.items() if isinstance(value, str | int | float)}
+        return {**rest, **(given if isinstance(given, dict) else {})}
+
+    def part(self, modality: str, value: Any, field: str) -> Part:
+        try:
+            part = Part(cast(Any, modality), media=media.read(value, self.path.parent, self.fetch))
+            if self.fetch and modality == "image":
+                part.image()
+        except ChatwrightError as error:
+            raise self.error(field, error) from error
+        return part
+
+    def next_beside(self, modality: str, field: str) -> Part:
+        if not self.beside[modality]:
+            raise self.error(field, f"marks one {modality} more than the row has; add it or remove the mark")
+        column, value = self.beside[modality].pop(0)
+        return self.part(modality, value, column)
+
+    def content(self, value: Any, field: str) -> tuple[Part, ...]:
+        """A string, or parts as OpenAI and Hugging Face write them."""
+        if isinstance(value, str):
+            return self.marked_text(value, field)
+        if not isinstance(value, list):
+            raise self.error(field, f"is {value!r:.40}; write a text or a list of parts")
+        parts: list[Part] = []
+        for at, item in enumerate(value):
+            place = f"{field}[{at}]"
+            if isinstance(item, str):
+                parts.append(Part.of_text(item))
+                continue
+            given = {key: inner for key, inner in item.items() if inner is not None} if isinstance(item, dict) else {}
+            name = given.pop("type", "nothing")
+            modality = name.removeprefix("input_").removesuffix("_url")
+            if modality == "text":
+                text = given.get("text", given.get("value"))
+                if not isinstance(text, str):
+                    raise self.error(place, f"has no text but {sorted(given)}; write {{'type': 'text', 'text': ...}}")
+                parts.append(Part.of_text(text))
+            elif modality not in MODALITIES:
+                raise self.error(f"{place}.type", f"unknown part {name!r}; use {', '.join(MODALITIES)} or image_url")
+            elif not given:
+                parts.append(self.next_beside(modality, place))
+            else:
+                source = next((given[key] for key in (name, modality, "media") if key in given), given)
+                parts.append(self.part(modality, source, place))
+        return tuple(parts)
+
+    def marked_text(self, text: str, field: str) -> tuple[Part, ...]:
+        """A text whose <image> marks are replaced by the media beside it; without media a mark is only text."""
+        pieces = MARK.split(text) if any(self.given.values()) else [text]
+        parts = []
+        for at, piece in enumerate(pieces):
+            if at % 2:
+                parts.append(self.next_beside(piece, field))
+            elif piece or len(pieces) == 1:
+                parts.append(Part.of_text(piece))
+        return tuple(parts)
+
+    def messages(self, turns: Any, field: str) -> tuple[Message, ...]:
+        """Turns of {"role", "content"} or {"from", "value"}; media that no mark places join the first user turn."""
+        if isinstance(turns, str):
+            turns = [{"role": "user", "content": turns}]
+        if not turns:
+            raise self.error(field, "is empty; write its turns or remove the row")
+        if not isinstance(turns, list):
+            raise self.error(field, f"is {turns!r:.40}; write a list of turns")
+        messages = [self.message(turn, f"{field}[{at}]") for at, turn in enumerate(turns)]
+        if any(turn.role == "system" for turn in messages[1:]):
+            raise self.error(field, "has a system turn after the first turn; keep one, at the start")
+        unmarked = [
+            (modality, column, value)
+            for modality in MODALITIES[1:]
+            for column, value in self.beside[modality]
+            if len(self.beside[modality]) == self.given[modality]
+        ]
+        for modality, given in self.beside.items():
+            if given and len(given) < self.given[modality]:
+                raise self.error(given[0][0], f"has {len(given)} without a mark; add <{modality}> to the text")
+            given.clear()
+        if unmarked:
+            first = next((at for at, turn in enumerate(messages) if turn.role == "user"), None)
+            if first is None:
+                raise self.error(unmarked[0][1], "has no user turn to stand in; add one")
+            parts = tuple(self.part(modality, value, column) for modality, column, value in unmarked)
+            messages[first] = Message("user", parts + messages[first].content)
+        for at, turn in enumerate(messages):
+            if not any(part.type != "text" or (part.text and part.text.strip()) for part in turn.content):
+                raise self.error(f"{field}[{at}]", f"the {turn.role} says nothing; write its text or remove the row")
+        return tuple(messages)
+
+    def message(self, turn: Any, field: str) -> Message:
+        if not isinstance(turn, dict) or not ({"role", "content"} <= turn.keys() or {"from", "value"} <= turn.keys()):
+            raise self.error(field, f"is {turn!r:.60}; write {{'role': ..., 'content': ...}}")
+        role = turn.get("role", turn.get("from"))
+        if role not in ROLE_OF:
+            raise self.error(f"{field}.role", f"unknown role {role!r}; use {', '.join(ROLES)}")
+        if turn.get("tool_calls"):
+            raise self.error(f"{field}.tool_calls", "cannot be kept; write the call as text in content")
+        content = turn["content"] if "role" in turn else turn["value"]
+        return Message(cast(Role, ROLE_OF[role]), self.content(content, f"{field}.content"))

@@ -1,0 +1,43 @@
+"""Next-token prediction on the supervised tokens: pretraining, captioning and supervised fine-tuning alike.
+
+Radford et al., Improving Language Understanding by Generative Pre-Training, 2018; for instructions Wei et al., Finetuned
+Language Models Are Zero-Shot Learners, https://arxiv.org/abs/2109.01652; for pictures Liu et al., Visual Instruction
+Tuning, https://arxiv.org/abs/2304.08485.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from chatwright.data.render import Renderer
+from chatwright.models.load import answer_logits
+from chatwright.objectives.base import Loss, Objective
+
+
+class CausalLanguageModel(Objective):
+    """Cross-entropy of every supervised token; the weight is how many there are.
+
+    Args:
+        model: any causal or multimodal language model; parameters without ``requires_grad`` stay as they are.
+        renderer: saved beside the model.
+    """
+
+    def __init__(self, model: PreTrainedModel, renderer: Renderer) -> None:
+        super().__init__()
+        self.model, self.renderer = model, renderer
+
+    def loss(self, batch: dict[str, Any]) -> Loss:
+        """``batch`` as `Renderer.collate` gives it; logits are computed only where ``loss_mask`` is True."""
+        targets = batch["input_ids"][:, 1:][batch["loss_mask"][:, 1:]]
+        logits = answer_logits(self.model, batch)
+        total = F.cross_entropy(logits.float(), targets, reduction="sum")
+        weight = torch.tensor(float(len(targets)), device=total.device)
+        right = (logits.detach().argmax(-1) == targets).sum()
+        return Loss(total, weight, {"accuracy": (right, weight)})
+
+    def save(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)
+        self.renderer.save(folder)

@@ -1,0 +1,95 @@
+"""An eye and a language model become one assistant that can put pictures into words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import ResNetModel
+
+from chatwright.data.batches import Batches, lengths_of
+from chatwright.data.records import Document
+from chatwright.data.render import Rendered, Renderer
+from chatwright.data.store import load
+from chatwright.models import build
+from chatwright.models.eyes import freeze_eye, restore_eye
+from chatwright.models.load import load_model
+from chatwright.objectives.crossmodal.clip import CLIP, caption_features
+from chatwright.objectives.language.causal import CausalLanguageModel
+from chatwright.stages.base import Stage
+from chatwright.training.loop import Training, fit
+
+
+@dataclass
+class Align(Stage):
+    """Align an eye with a language model: contrastive learning on captions, then the projector under the language model.
+
+    First CLIP teaches eye and projector what the words of captions look like; then, as in LLaVA, the projector alone
+    learns to make the frozen language model write the captions.
+
+    Args:
+        eye: artifact of the vision stage.
+        language: artifact of the pretrain stage.
+        captions: documents of one picture followed by its caption.
+        pixels: side of the pictures that the assistant reads.
+        contrastive_batch: pictures in a step of contrastive learning.
+        contrastive_steps: how many such steps.
+        caption_batch: captions in a step of the projector's training.
+        caption_steps: how many such steps.
+        seed: of the first weights and the order.
+        contrastive: settings of the loop for contrastive learning.
+        projector: settings of the loop for the projector.
+    """
+
+    eye: Path
+    language: Path
+    captions: Path
+    pixels: int = 64
+    contrastive_batch: int = 256
+    contrastive_steps: int = 200
+    caption_batch: int = 128
+    caption_steps: int = 200
+    seed: int = 0
+    contrastive: Training = field(default_factory=lambda: Training(learning_rate=2e-3, precision="fp32"))
+    projector: Training = field(default_factory=lambda: Training(learning_rate=3e-3))
+
+    def run(self, out: Path) -> None:
+        torch.manual_seed(self.seed)
+        eye = ResNetModel.from_pretrained(self.eye / "model").to(memory_format=torch.channels_last)
+        stride = 2 ** (1 + len(eye.config.hidden_sizes))
+        language = load_model(self.language, attention="eager")
+        renderer = Renderer(build.processor(Renderer.load(self.language / "model").tokenizer, self.pixels, stride))
+        model = build.assistant(eye, language, renderer.processor)
+        model.set_attn_implementation("eager")
+        documents = load(self.captions, Document)
+        rows = [renderer.document(document) for document in documents]
+        captions = [document.text for document in documents]
+        model.requires_grad_(False)
+        model.model.vision_tower.requires_grad_(True)
+        model.model.multi_modal_projector.requires_grad_(True)
+        self._contrast(CLIP(model, renderer), rows, captions, out)
+
+        rows = freeze_eye(model, rows)
+        loader = Batches(
+            rows, renderer.collate, self.caption_batch, self.caption_steps, self.seed, lengths=lengths_of(rows)
+        )
+        objective = CausalLanguageModel(model, renderer)
+        fit(objective, loader, self.projector, out, "projector")
+        restore_eye(model)
+        objective.save(out / "model")
+
+    def _contrast(self, objective: CLIP, rows: Sequence[Rendered], captions: list[str], out: Path) -> None:
+        ids = objective.renderer.tokenizer(captions, add_special_tokens=False)["input_ids"]
+        features = caption_features(objective.model, ids)
+        number = {caption: i for i, caption in enumerate(captions)}
+
+        def collate(some: list[int]) -> dict[str, Any]:
+            return {
+                "pixel_values": torch.cat([rows[i].media["pixel_values"] for i in some]),
+                "captions": features[some],
+                "text": torch.tensor([number[captions[i]] for i in some]),
+            }
+
+        loader = Batches(range(len(rows)), collate, self.contrastive_batch, self.contrastive_steps, self.seed)
+        fit(objective, loader, self.contrastive, out, "contrastive")

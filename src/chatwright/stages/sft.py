@@ -1,0 +1,69 @@
+"""Supervised fine-tuning on demonstrations: the survey's instruction tuning, for text and pictures alike."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from chatwright.data.batches import Batches, lengths_of
+from chatwright.data.records import Demonstration
+from chatwright.data.render import Renderer
+from chatwright.data.store import load
+from chatwright.errors import ChatwrightError
+from chatwright.models.eyes import freeze_eye, restore_eye
+from chatwright.models.load import attention_for, checkpoint_of, load_model
+from chatwright.objectives.language.causal import CausalLanguageModel
+from chatwright.stages.base import Stage
+from chatwright.training.loop import Training, fit
+from chatwright.training.progress import console
+
+
+@dataclass
+class SFT(Stage):
+    """Fine-tune a model on demonstrations; every assistant turn is learned.
+
+    Args:
+        model: a checkpoint, an artifact, or the name of a pretrained model.
+        demonstrations: records, or a file in one of the usual chat formats.
+        batch_size: conversations in a step.
+        micro_batch: conversations computed at once; 0 for the whole step.
+        epochs: passes over the demonstrations.
+        max_length: longer conversations, in tokens, are left out and counted.
+        limit: use only the first so many demonstrations; 0 for all.
+        seed: of the order.
+        training: settings of the loop.
+    """
+
+    model: str
+    demonstrations: Path
+    batch_size: int = 64
+    micro_batch: int = 0
+    epochs: float = 2.0
+    max_length: int = 512
+    limit: int = 0
+    seed: int = 0
+    training: Training = field(default_factory=lambda: Training(learning_rate=2e-3))
+
+    def run(self, out: Path) -> None:
+        torch.manual_seed(self.seed)
+        folder = checkpoint_of(self.model)
+        renderer = Renderer.load(folder)
+        demonstrations = load(self.demonstrations, Demonstration)
+        count = min(self.limit, len(demonstrations)) if self.limit else len(demonstrations)
+        rows = [renderer.demonstration(demonstrations[i].messages) for i in range(count)]
+        kept = [row for row in rows if len(row) <= self.max_length]
+        if len(kept) < len(rows):
+            console.print(
+                f"sft: {len(rows) - len(kept)} of {len(rows)} rows exceed max_length={self.max_length} tokens"
+            )
+        if not kept:
+            raise ChatwrightError(f"{self.demonstrations}: no row within max_length={self.max_length}; raise it")
+        lengths = lengths_of(kept)
+        model = load_model(folder, attention=attention_for(lengths))
+        kept = freeze_eye(model, kept)
+        steps = max(1, round(self.epochs * len(kept) / self.batch_size))
+        loader = Batches(kept, renderer.collate, self.batch_size, steps, self.seed, self.micro_batch, lengths)
+        objective = CausalLanguageModel(model, renderer)
+        fit(objective, loader, self.training, out, "sft")
+        restore_eye(model)
+        objective.save(out / "model")

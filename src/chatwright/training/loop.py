@@ -1,0 +1,281 @@
+"""The one loop that trains everything: self-supervised eyes, language models, reward models, policies."""
+
+import json
+import math
+import os
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from chatwright.errors import ChatwrightError
+from chatwright.files import write
+from chatwright.objectives.base import Objective
+from chatwright.training import checkpoint
+from chatwright.training.optimizer import make_optimizers, schedule
+from chatwright.training.progress import Bar
+
+
+@dataclass
+class Training:
+    """Settings of the loop.
+
+    learning_rate: at its peak. warmup: part of the steps over which it rises. decay: cosine, linear, wsd or constant.
+    optimizer: adamw or muon. weight_decay: of matrices. clip: largest norm of the gradient.
+    precision: fp32, bf16, or auto: bf16 on a GPU, and on a CPU whichever a short trial finds faster.
+    checkpoint_seconds: time between checkpoints; more where saving is slow. log_every: steps between lines of metrics.
+    """
+
+    learning_rate: float = 1e-3
+    warmup: float = 0.05
+    decay: str = "cosine"
+    optimizer: str = "adamw"
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    precision: str = "auto"
+    checkpoint_seconds: float = 30.0
+    log_every: int = 5
+
+
+class Loader(Protocol):
+    """Yields the micro-batches of one optimiser step after another and can say, and be told, where it is."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def fit(objective: Objective, loader: Loader, settings: Training, out: Path, title: str) -> None:
+    """Train ``objective`` on ``loader``, going on from ``out/state/<title>`` if a run was cut off there.
+
+    Losses are sums: the loop adds up the gradients of all micro-batches of all processes and divides once by their
+    weight. Metrics go to ``out/metrics.jsonl``. Ctrl-C and SIGTERM save a checkpoint before they end the run.
+
+    Raises:
+        ChatwrightError: the loss is not finite, or a step has nothing to learn from.
+    """
+    device = best_device()
+    objective.to(device).train()
+    optimizers = make_optimizers(objective, settings.optimizer, settings.learning_rate, settings.weight_decay)
+    parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    state, log = out / "state" / title, out / "metrics.jsonl"
+    step, tokens = _resume(state, objective, optimizers, loader)
+    _forget_after(log, title, step)
+    if step >= len(loader):
+        return
+    precision = ""
+    sums: dict[str, list[Tensor]] = defaultdict(list)
+    saved = begun = time.monotonic()
+    cost, since = 0.0, 0
+    with Bar(title, len(loader), start=step) as bar, _stop_signals() as stop, log.open("a") as metrics:
+        for micro_batches in loader:
+            micro_batches = [to_device(batch, device) for batch in micro_batches]
+            precision = precision or _choose_precision(settings.precision, state, objective, micro_batches[0])
+            totals: dict[str, tuple[Tensor, Tensor]] = {}
+            for batch in micro_batches:
+                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                    loss = objective.loss(batch)
+                loss.total.backward()
+                _add(totals, {"loss": (loss.total.detach(), loss.weight), **loss.metrics})
+                since += _count(batch)
+            _sum_over_processes(parameters, totals)
+            weight = totals["loss"][1]
+            if not weight > 0:
+                raise ChatwrightError(f"{title}: step {step + 1} has nothing to learn from; check the data's masks")
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad.div_(weight)
+            norm = nn.utils.clip_grad_norm_(parameters, settings.clip, foreach=True)
+            rate = settings.learning_rate * schedule(step, len(loader), settings.warmup, settings.decay)
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            step += 1
+            for name, (total, count) in totals.items():
+                sums[name].append(torch.stack([total.float(), count.float()]))
+            if step % settings.log_every == 0 or step == len(loader):
+                tokens += since
+                means = {name: _mean(parts) for name, parts in sums.items()}
+                if not math.isfinite(means["loss"]):
+                    raise ChatwrightError(f"{title}: the loss is {means['loss']} at step {step}; lower learning_rate")
+                line = {"stage": title, "step": step, **means, "norm": float(norm), "lr": rate, "tokens": tokens}
+                metrics.write(
+                    json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in line.items()}) + "\n"
+                )
+                metrics.flush()
+                now = time.monotonic()
+                bar.advance(
+                    step - bar.done,
+                    loss=means["loss"],
+                    tokens_per_second=since / max(1e-9, now - begun),
+                    **_shown(means),
+                )
+                begun, since = now, 0
+                sums.clear()
+            due = time.monotonic() - saved > max(settings.checkpoint_seconds, 20 * cost)
+            if (due and step % settings.log_every == 0) or stop:
+                start = time.monotonic()
+                _save(state, step, tokens + since, objective, optimizers, loader)
+                saved = time.monotonic()
+                cost = saved - start
+            if stop:
+                raise KeyboardInterrupt
+        _save(state, step, tokens, objective, optimizers, loader)
+
+
+def best_device() -> torch.device:
+    """The GPU of this process where there is one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+
+
+def _choose_precision(setting: str, state: Path, objective: Objective, batch: dict[str, Any]) -> str:
+    """Settle "auto" once a run; remembered on disk, so that a resumed run computes the same."""
+    if setting not in ("auto", "fp32", "bf16"):
+        raise ChatwrightError(f"precision {setting!r} is not known; use auto, fp32 or bf16")
+    if setting != "auto":
+        return setting
+    if best_device().type != "cpu":
+        return "bf16"
+    memo = state / "precision"
+    if not memo.exists():
+        write(memo, _faster_precision(objective, batch))
+    return memo.read_text()
+
+
+def _faster_precision(objective: Objective, batch: dict[str, Any]) -> str:
+    buffers = {name: buffer.clone() for name, buffer in objective.named_buffers()}
+    random = torch.get_rng_state()
+    seconds = {"fp32": math.inf, "bf16": math.inf}
+    for _ in range(3):
+        for choice in seconds:
+            begun = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, enabled=choice == "bf16"):
+                loss = objective.loss(batch)
+            loss.total.backward()
+            seconds[choice] = min(seconds[choice], time.perf_counter() - begun)
+    objective.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for name, buffer in objective.named_buffers():
+            buffer.copy_(buffers[name])
+    torch.set_rng_state(random)
+    return "bf16" if seconds["bf16"] < 0.9 * seconds["fp32"] else "fp32"
+
+
+def _trained(objective: Objective) -> dict[str, Tensor]:
+    """What training changes: parameters with gradients, and buffers that are saved with a model."""
+    kept = objective.state_dict(keep_vars=True)
+    parameters = {name: p for name, p in objective.named_parameters() if p.requires_grad}
+    buffers = {name: b for name, b in objective.named_buffers() if name in kept}
+    return {**parameters, **buffers}
+
+
+def _save(
+    state: Path, step: int, tokens: int, objective: Objective, optimizers: list[torch.optim.Optimizer], loader: Loader
+) -> None:
+    where = loader.state_dict()
+    tensors = {f"model.{name}": tensor for name, tensor in _trained(objective).items()}
+    tensors |= checkpoint.optimizer_tensors(optimizers)
+    tensors |= {f"loader.{name}": value for name, value in where.items() if isinstance(value, Tensor)}
+    tensors["random"] = torch.get_rng_state()
+    values = {"loader": {k: v for k, v in where.items() if not isinstance(v, Tensor)}, "tokens": tokens}
+    checkpoint.save(state, step, tensors, values)
+
+
+def _resume(
+    state: Path, objective: Objective, optimizers: list[torch.optim.Optimizer], loader: Loader
+) -> tuple[int, int]:
+    found = checkpoint.load(state)
+    if found is None:
+        return 0, 0
+    step, tensors, values = found
+    with torch.no_grad():
+        for name, tensor in _trained(objective).items():
+            tensor.copy_(tensors[f"model.{name}"])
+    checkpoint.restore_optimizers(optimizers, tensors)
+    parts = {k.removeprefix("loader."): v for k, v in tensors.items() if k.startswith("loader.")}
+    loader.load_state_dict({**values["loader"], **parts})
+    torch.set_rng_state(tensors["random"])
+    return step, int(values["tokens"])
+
+
+def _forget_after(log: Path, title: str, step: int) -> None:
+    """Drop the metrics of steps that a resumed run is going to do again."""
+    if log.exists():
+        lines = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
+        kept = [line for line in lines if line["stage"] != title or line["step"] <= step]
+        write(log, "".join(json.dumps(line) + "\n" for line in kept))
+    log.parent.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Let SIGINT and SIGTERM ask for a stop after the step; a second one stops at once."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    try:
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: whoever owns it handles signals
+        before = {}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _add(totals: dict[str, tuple[Tensor, Tensor]], more: dict[str, tuple[Tensor, Tensor]]) -> None:
+    for name, (total, weight) in more.items():
+        before = totals.get(name)
+        totals[name] = (total, weight) if before is None else (before[0] + total, before[1] + weight)
+
+
+def _sum_over_processes(parameters: list[nn.Parameter], totals: dict[str, tuple[Tensor, Tensor]]) -> None:
+    if not dist.is_initialized():
+        return
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        dist.all_reduce(parameter.grad)
+    names = sorted(totals)
+    flat = torch.stack([torch.stack([part.float() for part in totals[name]]) for name in names])
+    dist.all_reduce(flat)
+    for name, (total, weight) in zip(names, flat, strict=True):
+        totals[name] = (total, weight)
+
+
+def _mean(parts: list[Tensor]) -> float:
+    total, weight = torch.stack(parts).sum(0).tolist()
+    return total / weight if weight else 0.0
+
+
+def _count(batch: dict[str, Any]) -> int:
+    """Tokens of a batch, or items where it has no tokens."""
+    mask = batch.get("attention_mask")
+    return int(mask.sum()) if mask is not None else len(next(iter(batch.values())))
+
+
+def _shown(means: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in means.items() if name in ("accuracy", "reward", "kl")}

@@ -1,0 +1,69 @@
+"""Optimisers and the course of the learning rate."""
+
+import math
+
+import torch
+from torch import nn
+
+from chatwright.errors import ChatwrightError
+
+
+def make_optimizers(
+    module: nn.Module, name: str, learning_rate: float, weight_decay: float
+) -> list[torch.optim.Optimizer]:
+    """AdamW for everything, or Muon for the hidden matrices and AdamW for the rest.
+
+    Args:
+        module: what is trained; parameters without ``requires_grad`` are left alone.
+        name: "adamw" (Loshchilov and Hutter, https://arxiv.org/abs/1711.05101) or "muon"
+            (Jordan et al., https://kellerjordan.github.io/posts/muon; scaled so that AdamW's learning rates carry over,
+            Liu et al., https://arxiv.org/abs/2502.16982).
+        learning_rate: at its peak.
+        weight_decay: of matrices only; norms, biases and embeddings are not decayed.
+    """
+    if name not in ("adamw", "muon"):
+        raise ChatwrightError(f"optimizer {name!r} is not known; use adamw or muon")
+    embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
+    hidden, matrices, others = [], [], []
+    for path, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        inner = parameter.ndim == 2 and min(parameter.shape) > 1 and id(parameter) not in embeddings
+        if name == "muon" and inner and not path.endswith("lm_head.weight"):
+            hidden.append(parameter)
+        elif parameter.ndim >= 2 and id(parameter) not in embeddings:
+            matrices.append(parameter)
+        else:
+            others.append(parameter)
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    optimizers: list[torch.optim.Optimizer] = []
+    if groups:
+        optimizers.append(torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=True))
+    if hidden:
+        optimizers.append(
+            torch.optim.Muon(hidden, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+        )
+    return optimizers
+
+
+def schedule(step: int, steps: int, warmup: float, decay: str) -> float:
+    """Factor on the learning rate at ``step`` of ``steps``: a linear rise over the ``warmup`` part, then the decay.
+
+    Args:
+        decay: "cosine" to zero, "linear" to zero, "constant", or "wsd" (constant, then linear to zero over the last
+            fifth; Hu et al., https://arxiv.org/abs/2404.06395).
+    """
+    rise = max(1, round(warmup * steps))
+    if step < rise:
+        return (step + 1) / rise
+    part = (step - rise + 1) / max(1, steps - rise)
+    factors = {
+        "cosine": 0.5 * (1 + math.cos(math.pi * part)),
+        "linear": 1 - part,
+        "constant": 1.0,
+        "wsd": min(1.0, (1 - part) / 0.2),
+    }
+    if decay not in factors:
+        raise ChatwrightError(f"decay {decay!r} is not known; use one of {', '.join(factors)}")
+    return max(factors[decay], 1e-3)

@@ -1,0 +1,89 @@
+"""Tiny real parts that many tests share: a tokenizer, a processor, a language model and an assistant that sees."""
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from chatwright.data.records import Message
+from chatwright.data.render import Renderer
+from chatwright.models import build
+
+LINES = [
+    "What is in the picture? There is a red apple and a green pear.",
+    "How many dogs are there? There are three dogs.",
+    "图片里有什么？有一个红苹果和一只狗。",
+    "Translate into Chinese: dog. 狗",
+]
+CONTEXT = 128
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE trained on a few lines, English and Chinese, with a chat template."""
+    learned = Tokenizer(models.BPE())
+    learned.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    learned.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=build.SPECIAL_TOKENS, initial_alphabet=alphabet, show_progress=False
+    )
+    learned.train_from_iterator(LINES, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=learned,
+        pad_token=build.PAD,
+        eos_token=build.END_OF_TEXT,
+        additional_special_tokens=[build.START, build.END, build.IMAGE],
+        extra_special_tokens={"image_token": build.IMAGE},
+        chat_template=build.CHAT_TEMPLATE,
+    )
+
+
+@pytest.fixture(scope="session")
+def renderer(tokenizer) -> Renderer:
+    """Renders text and pictures of 32 x 32 pixels, 4 tokens a picture."""
+    return Renderer(build.processor(tokenizer, pixels=32, stride=16))
+
+
+@pytest.fixture
+def language_model(tokenizer):
+    """An untrained Qwen3 of two layers. Its weights are wide, so that no next-token distribution is flat."""
+    torch.manual_seed(0)
+    model = build.decoder(tokenizer, width=32, depth=2, heads=4, length=CONTEXT)
+    spread(model)
+    return model.eval()
+
+
+@pytest.fixture
+def assistant(renderer, language_model):
+    """An untrained FastVlm: a residual eye of three stages in front of the language model."""
+    torch.manual_seed(1)
+    model = build.assistant(build.eye([8, 16, 32]), language_model, renderer.processor)
+    spread(model.model.multi_modal_projector)
+    return model.eval()
+
+
+@pytest.fixture
+def conversations() -> list[list[Message]]:
+    """Prompts of several lengths, with no picture, one and two."""
+    return [
+        [Message.of("user", "How many dogs?")],
+        [Message.of("user", "What is in the picture?", picture(1))],
+        [Message.of("user", "图片里有什么？", picture(2))],
+        [Message.of("user", "dog"), Message.of("assistant", "狗"), Message.of("user", "apple, a red one, and a pear?")],
+        [Message.of("user", "What?", picture(3), picture(4))],
+    ]
+
+
+def picture(seed: int) -> PIL.Image.Image:
+    return PIL.Image.fromarray(np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+
+
+def spread(model: torch.nn.Module) -> None:
+    """Widen the matrices of an untrained model."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 2:
+                weight.normal_(std=0.3)

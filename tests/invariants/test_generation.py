@@ -1,0 +1,74 @@
+"""What must hold of every way to generate the same answer."""
+
+import pytest
+import torch
+
+from chatwright.generation.engine import Engine
+from chatwright.generation.sampling import Sampling
+
+TEMPERATURES = [0.7, 1.0, 1.3]
+
+
+def teacher_forced(model, renderer, rows, answers, temperature):
+    """Log-probabilities of given answers by one forward pass without a cache, right-padded."""
+    full = [renderer.answered(row, tokens) for row, tokens in zip(rows, answers, strict=True)]
+    batch = renderer.collate(full)
+    mask = batch.pop("loss_mask")
+    with torch.no_grad():
+        logits = model(**batch, use_cache=False).logits.float()
+    logits[..., list(renderer.placeholders.values())] = float("-inf")
+    logprobs = (logits[:, :-1] / temperature).log_softmax(-1).gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
+    return [row[keep].tolist() for row, keep in zip(logprobs, mask[:, 1:], strict=True)]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_a_fresh_policy_has_ratio_one(temperature, attention, assistant, renderer, conversations):
+    """|log-ratio| < 1e-5 in float32, for text, one picture and two, in one padded batch with early leavers."""
+    assistant.get_decoder().set_attn_implementation(attention)
+    sampling = Sampling(max_new_tokens=40, temperature=temperature, stop=("e", "a", "o", "什"))
+    answers = Engine(assistant, renderer, batch_size=64).generate(conversations, sampling, n=4)
+    rows = [renderer.prompt(conversation) for conversation in conversations for _ in range(4)]
+    completions = [completion for several in answers for completion in several]
+    lengths = {len(completion.tokens) for completion in completions}
+    assert len(lengths) > 3, "rows should have left the batch at different times"
+    forced = teacher_forced(assistant, renderer, rows, [c.tokens for c in completions], temperature)
+    for completion, expected in zip(completions, forced, strict=True):
+        assert completion.logprobs == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.0, *TEMPERATURES])
+def test_batched_equals_alone(temperature, assistant, renderer, conversations):
+    """Also for sampled answers, and whether or not the other prompts hold pictures."""
+    sampling = Sampling(max_new_tokens=30, temperature=temperature)
+    together = Engine(assistant, renderer, batch_size=64).generate(conversations, sampling, n=2)
+    for conversation, several in zip(conversations, together, strict=True):
+        alone = Engine(assistant, renderer, batch_size=1).generate([conversation], sampling, n=2)[0]
+        assert [completion.tokens for completion in alone] == [completion.tokens for completion in several]
+        for one, other in zip(alone, several, strict=True):
+            assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
+
+
+def test_cached_equals_uncached(assistant, renderer, conversations):
+    """Greedy answers token by token, the whole sequence computed anew for each."""
+    answers = Engine(assistant, renderer).generate(conversations, Sampling(max_new_tokens=10, temperature=0))
+    for conversation, (completion,) in zip(conversations, answers, strict=True):
+        row = renderer.prompt(conversation)
+        ids = list(row.input_ids)
+        for token in completion.tokens:
+            with torch.no_grad():
+                logits = assistant(input_ids=torch.tensor([ids]), **row.media, use_cache=False).logits[0, -1]
+            logits[list(renderer.placeholders.values())] = float("-inf")
+            assert logits.argmax() == token
+            ids.append(token)
+
+
+def test_left_padding_changes_nothing(assistant, renderer, conversations):
+    rows = [renderer.prompt(conversation) for conversation in conversations]
+    batch = renderer.collate(rows, side="left")
+    batch.pop("loss_mask")
+    with torch.no_grad():
+        padded = assistant(**batch, use_cache=False).logits[:, -1]
+        for row, logits in zip(rows, padded, strict=True):
+            alone = assistant(input_ids=torch.tensor([row.input_ids]), **row.media, use_cache=False).logits[0, -1]
+            assert torch.allclose(logits, alone, atol=1e-4, rtol=0)

@@ -7,6 +7,7 @@ all others ("a fox is an animal"), for only their pictures are held out.
 import hashlib
 import random
 from collections.abc import Sequence
+from functools import cache
 
 from chatwright.data.instruct import HELDOUT_TASK, LANGUAGES, PHRASINGS, SIDES, kind_fact, listing
 from chatwright.data.records import Document, Part
@@ -29,7 +30,8 @@ def is_heldout_word(chinese: str) -> bool:
     return hashlib.blake2b(b"word " + chinese.encode(), digest_size=4).digest()[0] < 51
 
 
-def words(limit: int) -> list[cedict.Entry]:
+@cache
+def useful_words() -> list[cedict.Entry]:
     """Useful dictionary entries: the HSK words, the easiest first, then other words of one or two characters."""
     rank = {word: place for place, word in enumerate(cedict.hsk_words())}
     best: dict[str, cedict.Entry] = {}
@@ -37,13 +39,13 @@ def words(limit: int) -> list[cedict.Entry]:
         short = len(entry.simplified) <= 2 and len(entry.senses) > 1
         if (entry.simplified in rank or short) and entry.simplified.isalnum() and not entry.simplified.isascii():
             best.setdefault(entry.simplified, entry)
-    return sorted(best.values(), key=lambda entry: rank.get(entry.simplified, len(rank)))[:limit]
+    return sorted(best.values(), key=lambda entry: rank.get(entry.simplified, len(rank)))
 
 
 def word_documents(limit: int, rng: random.Random) -> list[Document]:
     """Two short texts a word, in either direction."""
     found = []
-    for entry in words(limit):
+    for entry in useful_words()[:limit]:
         for form in rng.sample(_WORD_FORMS, 2):
             gloss = ", ".join(entry.senses[:2]) if form.startswith("{zh}") else entry.senses[0]
             found.append(_document(form.format(zh=entry.simplified, en=gloss, pinyin=entry.pinyin), "cedict"))

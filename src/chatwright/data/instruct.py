@@ -12,6 +12,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from chatwright.data.records import Demonstration, Message, Prompt
 from chatwright.data.scenes import CATEGORIES, Concept, Scene, Thing, concepts, relation
@@ -424,19 +425,19 @@ def conversation(scene: Scene, rng: random.Random, language: str, pool: Sequence
     """A demonstration with one picture and up to ``turns`` questions; no turn gives away the answer of a later one."""
     kind = "single" if len(scene.things) == 1 else "several" if len(scene.counts) == 1 else "mixed"
     told: frozenset[str] = frozenset()
-    questions: list[Question] = []
+    messages: list[Message] = []
+    tasks: list[str] = []
     for task in [*rng.sample(_TASKS_OF[kind], len(_TASKS_OF[kind]))[: turns - 1], "caption"]:
         question = ask(task, scene, rng, language, pool, avoid=told)
-        if question is not None:
-            questions.append(question)
-            told |= frozenset(question.tells)
-    messages: list[Message] = []
-    for index, question in enumerate(questions):
-        images = (scene.image(),) if index == 0 else ()
-        register = rng.choices(REGISTERS, REGISTER_WEIGHTS)[0]
-        messages.append(Message.of("user", question.text, *images))
-        messages.append(Message.of("assistant", question.answer(register)))
-    meta = {"language": language, "tasks": [question.task for question in questions], "split": "train"}
+        if question is None:
+            continue
+        answer = question.answer(rng.choices(REGISTERS, REGISTER_WEIGHTS)[0])
+        images = () if messages else (scene.image(),)
+        messages += [Message.of("user", question.text, *images), Message.of("assistant", answer)]
+        tasks.append(question.task)
+        # A detailed answer may name what the question left open.
+        told |= {*question.tells, *(name for name in scene.counts if concepts()[name].name(language) in answer)}
+    meta = {"language": language, "tasks": tasks, "split": "train"}
     return Demonstration(tuple(messages), meta)
 
 
@@ -478,8 +479,13 @@ def found(text: str, words: Sequence[str]) -> list[str]:
 
     Latin words stand alone, in any case, also in the plural; Chinese words may touch others.
     """
-    if not words:
-        return []
+    forms, pattern = _finder(tuple(words))
+    return [forms[match.group()] for match in pattern.finditer(text.lower())] if words else []
+
+
+@lru_cache(maxsize=4096)
+def _finder(words: tuple[str, ...]) -> tuple[dict[str, str], re.Pattern[str]]:
+    """What each form found stands for, and a pattern that finds the forms."""
     forms: dict[str, str] = {}
     for word in words:
         for form in (word, *_plurals(word)):
@@ -488,7 +494,7 @@ def found(text: str, words: Sequence[str]) -> list[str]:
     for form in sorted(forms, key=len, reverse=True):
         escaped = re.escape(form)
         patterns.append(rf"(?<![a-z0-9]){escaped}(?![a-z0-9])" if form.isascii() else escaped)
-    return [forms[match.group()] for match in re.finditer("|".join(patterns), text.lower())]
+    return forms, re.compile("|".join(patterns))
 
 
 def _plurals(word: str) -> tuple[str, ...]:
@@ -544,7 +550,7 @@ def helpfulness(prompt: Prompt, text: str) -> float:
         return 0.0
     chinese = len(re.findall("[\u4e00-\u9fff]", text))
     words = chinese + len(re.findall("[A-Za-z']+", text))
-    sentence = words >= (3 if language == "en" else 4) and text[-1] in ".!?。！？"
+    sentence = words >= 3 and text[-1] in ".!?。！？"
     translated = prompt.meta["task"] == "translation"
     right_language = translated or ((chinese > 0) if language == "zh" else (chinese == 0))
     truths, lies = _facts(prompt, text)

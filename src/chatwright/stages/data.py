@@ -154,7 +154,7 @@ def _any_question(
 def _words() -> list[tuple[str, str]]:
     """(English, Chinese) words to translate: the concepts, and the easiest dictionary words with a short gloss."""
     pairs = [(concept.english, concept.chinese) for concept in scenes.concepts().values()]
-    pairs += [(entry.senses[0], entry.simplified) for entry in documents.words(600)]
+    pairs += [(entry.senses[0], entry.simplified) for entry in documents.useful_words()[:600]]
     return list({chinese: (english, chinese) for english, chinese in pairs}.values())
 
 

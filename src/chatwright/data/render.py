@@ -219,15 +219,16 @@ class Renderer:
     def _with_media(self, text: str, ids: list[int], mask: list[bool], parts: Sequence[Part]) -> Rendered:
         if not parts:
             return Rendered(ids, mask)
+        for part in parts:
+            if part.type != "image":
+                raise ChatwrightError(f"{self.name} reads no {part.type} here; remove it from the conversation")
         marks = sum(i in self.placeholders.values() for i in ids)
         if marks != len(parts):
             raise ChatwrightError(
                 f"{self.name}: {len(parts)} pictures but {marks} places for them in the text; "
                 "the chat template must write one placeholder for each"
             )
-        images = [part.image() for part in parts if part.type == "image"]
-        if len(images) != len(parts):
-            raise ChatwrightError(f"{self.name}: audio and video are not read yet; remove them from the conversation")
+        images = [part.image() for part in parts]
         encoded = self.processor(text=[text], images=images, add_special_tokens=False, return_tensors="pt")
         long = encoded.pop("input_ids")[0].tolist()
         encoded.pop("attention_mask", None)

@@ -84,8 +84,17 @@ def model_inputs(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def hidden_states(model: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
-    """Last hidden states [B, T, D] of the model without its head."""
-    return model.base_model(**model_inputs(batch), use_cache=False).last_hidden_state
+    """Last hidden states [B, T, D] of the model without its head.
+
+    Raises:
+        ChatwrightError: the batch has more or fewer pictures than places for them.
+    """
+    try:
+        return model.base_model(**model_inputs(batch), use_cache=False).last_hidden_state
+    except ValueError as error:
+        if "features" not in str(error) or "tokens" not in str(error):
+            raise
+        raise ChatwrightError(f"{error}; render text and pictures with the processor of this checkpoint") from error
 
 
 def answer_logits(model: PreTrainedModel, batch: dict[str, Any]) -> Tensor:

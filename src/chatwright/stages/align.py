@@ -23,7 +23,7 @@ from chatwright.training.loop import Training, fit
 
 @dataclass
 class Align(Stage):
-    """Align an eye with a language model: contrastive learning on captions, then the projector under the language model.
+    """Align an eye with a language model: contrastive learning, then the projector under the language model.
 
     First CLIP teaches eye and projector what the words of captions look like; then, as in LLaVA, the projector alone
     learns to make the frozen language model write the captions.

@@ -91,7 +91,7 @@ def _build(stage: type[Stage], settings: dict[str, Any], place: str) -> Stage:
         parsed: Namespace = parser.parse_object(settings)
     except (JsonArgumentError, TypeError, ValueError) as error:
         raise ChatwrightError(f"{place}: {' '.join(str(error).split())}") from error
-    return stage(**vars(parser.instantiate_classes(parsed)))
+    return stage(**vars(parser.instantiate(parsed)))
 
 
 def _hint(word: str, known: Any) -> str:

@@ -11,6 +11,7 @@ table below. Two things are held out from every training stage:
 import hashlib
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -55,7 +56,7 @@ _TABLE = {
     "animal": "🐕🐶🐩🦮 🐈🐱 🐎🐴🏇🎠 🐖🐷🐽🐗 🐄🐮🐂🐃 🐇🐰 🐅🐯🐆 🐘🦣 🐪🐫 🦌🫎 🦒 🦓 🦘 🐒🐵 🐐🐏🐑 🐓🐔🦃 🦆 🐢",
     "fruit": "🍎🍏 🍐 🍊 🍋 🍌 🍉 🍇 🍓 🥑 🍈 🍒 🍑 🥭 🍍 🥥 🥝",
     "food": "🥐 🥖🍞 🥨 🧇🥞 🍔 🍕 🌭 🥪 🌮 🥚🍳🪺 🥟 🍩🥯 🍪🥮 🧁 🥧 🍭 🍦 🎂🍰",
-    "plant": "🌷 🌸💮 🌹🥀 🌺 🌻🌼 💐 🌲🎄 🌴🏝 🌵 🌱 🍀☘ 🍁 🪷 🪻 🌾",
+    "plant": "🌷 🌸💮 🌹🥀 🌺 🌻🌼 💐 🌲🎄 🌴🏝 🌵 🌱 🍀☘ 🍁 🪷 🪻 🪾",
     "vehicle": "🚗🚘🚙 🚕🚖 🚌🚍🚎🚐 🏎 🚑 🚒 🚛🚚 🚜 🚲🚳🚴🚵 🏍🛵 🛴 🚂 ✈🛩🛫🛬 🚁 🚀 ⛵ 🛶🚣 🚢🛳⛴",
     "clothing": "👕 👗 👘 🧥 🧦 🧣 🧤 🎩 🧢 👒 👟👞 👠👡 👢🥾 🩱 👙 🦺 🩴 🪖⛑",
     "building": "🏠🏡🏘🏚 🏥 🏦 🏨 🏫 🏭 🏰🏯 ⛪💒 🕌 🛕 🏟 🛖 ⛺🏕 🎪 🗼 🏪",
@@ -69,7 +70,7 @@ _NAMES = {
     "🍑": ("peach", "桃子"), "🥭": ("mango", "芒果"), "🥝": ("kiwi", "猕猴桃"), "🥖": ("baguette", "法棍"),
     "🥨": ("pretzel", "椒盐卷饼"), "🌮": ("taco", "卷饼"), "🥚": ("egg", "鸡蛋"), "🥧": ("pie", "馅饼"),
     "🍦": ("ice cream", "冰淇淋"), "🎂": ("cake", "蛋糕"), "🧁": ("cupcake", "纸杯蛋糕"),
-    "🌲": ("pine tree", "松树"), "🍀": ("clover", "四叶草"), "🌾": ("wheat", "麦子"),
+    "🌲": ("pine tree", "松树"), "🍀": ("clover", "四叶草"), "🪾": ("bare tree", "枯树"),
     "🚗": ("car", "汽车"), "🚛": ("truck", "卡车"), "🛴": ("scooter", "滑板车"), "🚂": ("train", "火车"),
     "🚢": ("ship", "轮船"), "🧦": ("sock", "袜子"), "🧤": ("glove", "手套"), "👕": ("T-shirt", "T恤"),
     "🧢": ("cap", "鸭舌帽"), "👒": ("straw hat", "草帽"), "👟": ("sneaker", "跑鞋"), "👠": ("high heel", "高跟鞋"),
@@ -81,7 +82,7 @@ _NAMES = {
 }  # fmt: skip
 
 _MEASURES = {
-    "匹": "🐎", "头": "🐖🐄🐘🐪🦌", "条": "🧣👗", "棵": "🌲🌴🌵🌱🍀🌾", "片": "🍁", "束": "💐", "架": "✈🚁🪜",
+    "匹": "🐎", "头": "🐖🐄🐘🐪🦌", "条": "🧣👗", "棵": "🌲🌴🌵🌱🍀🪾", "片": "🍁", "束": "💐", "架": "✈🚁🪜",
     "艘": "⛵🛶🚢", "枚": "🚀", "列": "🚂", "顶": "🎩🧢👒🪖⛺", "只": "🧦🧤👟👠👢🩴", "家": "🏥🏦🏨🏪", "所": "🏫",
     "块": "🍪🍕🧲", "根": "🥖🍭", "支": "🖌✏", "个": "🪜🪝🗜🪣🎪",
 }  # fmt: skip
@@ -133,10 +134,11 @@ def concepts() -> dict[str, Concept]:
     for category, rows in _TABLE.items():
         characters = rows.split()
         heldout = set(random.Random(f"held out {category}").sample(range(len(characters)), round(len(characters) / 10)))
-        for index, (character, *look_alikes) in enumerate(characters):
+        for index, row in enumerate(characters):
+            character, look_alikes = row[0], tuple(row[1:])
             english, chinese = _NAMES.get(character, known[character])
             measure = measures.get(character, CATEGORIES[category].measure)
-            concept = Concept(character, category, english, chinese, measure, tuple(look_alikes), index in heldout)
+            concept = Concept(character, category, english, chinese, measure, look_alikes, index in heldout)
             found[english] = concept
     return found
 
@@ -169,7 +171,7 @@ class Drawings:
         self._sized: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
 
     def sized(self, character: str, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """(colour times opacity [H, W, 3], one minus opacity [H, W, 1]), float32; the longer side is ``size`` pixels."""
+        """(colour times opacity [H, W, 3], one minus opacity [H, W, 1]), float32; ``size`` is the longer side."""
         key = (character, size)
         if key not in self._sized:
             master = self._masters[character]
@@ -283,7 +285,9 @@ def is_heldout(scene: Scene) -> bool:
     return any(_owned_by_evaluation(key) for key in composition(scene))
 
 
-def compose(rng: random.Random, pool: list[Concept], kind: str | None = None, heldout: bool | None = False) -> Scene:
+def compose(
+    rng: random.Random, pool: Sequence[Concept], kind: str | None = None, heldout: bool | None = False
+) -> Scene:
     """A random scene of concepts from ``pool``.
 
     Args:
@@ -298,7 +302,7 @@ def compose(rng: random.Random, pool: list[Concept], kind: str | None = None, he
             return scene
 
 
-def _compose(rng: random.Random, pool: list[Concept], kind: str) -> Scene | None:
+def _compose(rng: random.Random, pool: Sequence[Concept], kind: str) -> Scene | None:
     if kind == "single":
         chosen = [_pick(rng, pool)]
     elif kind == "several":
@@ -316,7 +320,7 @@ def _compose(rng: random.Random, pool: list[Concept], kind: str) -> Scene | None
     return None if things is None else Scene(things, _ground(rng))
 
 
-def _pick(rng: random.Random, pool: list[Concept]) -> Concept:
+def _pick(rng: random.Random, pool: Sequence[Concept]) -> Concept:
     return pool[int(rng.random() * len(pool))]
 
 

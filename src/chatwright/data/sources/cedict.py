@@ -46,10 +46,8 @@ def _plain(gloss: str) -> str:
         return ""
     gloss = re.sub(r"\([^)]*\)|\[[^\]]*\]", "", gloss).split(";")[0]
     gloss = " ".join(gloss.split()).strip(" ,.")
-    plain = (
-        re.fullmatch(r"[A-Za-z][A-Za-z' ,-]*", gloss) and len(gloss) <= 32 and "sth" not in gloss and "sb" not in gloss
-    )
-    return gloss if plain else ""
+    plain = re.fullmatch(r"[A-Za-z][A-Za-z' ,-]*", gloss) and not re.search(r"\bs(th|b)\b", gloss)
+    return gloss if plain and len(gloss) <= 32 else ""
 
 
 def hsk_words() -> tuple[str, ...]:

@@ -1,0 +1,159 @@
+"""Texts for pretraining, and captions for alignment, made from the sources.
+
+Nothing here has the form of a chat, and no picture shows a held-out concept; in words, held-out concepts appear like
+all others ("a fox is an animal"), for only their pictures are held out.
+"""
+
+import hashlib
+import random
+from collections.abc import Sequence
+
+from chatwright.data.instruct import HELDOUT_TASK, LANGUAGES, PHRASINGS, SIDES, kind_fact, listing
+from chatwright.data.records import Document, Part
+from chatwright.data.scenes import Concept, Scene, compose, concepts, relation
+from chatwright.data.sources import cedict, chatterbot, hsk
+
+_WORD_FORMS = (
+    "{zh} means {en}.", "{zh}的英语是 {en}。", "“{en}”的中文是{zh}。", '"{en}" is {zh} in Chinese.', "{zh}: {en}",
+    "{en}: {zh}", "{zh} ({pinyin}) means {en}.",
+)  # fmt: skip
+
+
+def is_heldout_text(text: str) -> bool:
+    """Whether a source text (a sentence, the first turn of a dialogue) is kept from training: one in twenty."""
+    return hashlib.blake2b(text.encode(), digest_size=4).digest()[0] < 13
+
+
+def is_heldout_word(chinese: str) -> bool:
+    """Whether no demonstration translates this word (pretraining sees it): one in five."""
+    return hashlib.blake2b(b"word " + chinese.encode(), digest_size=4).digest()[0] < 51
+
+
+def words(limit: int) -> list[cedict.Entry]:
+    """Useful dictionary entries: the HSK words, the easiest first, then other words of one or two characters."""
+    rank = {word: place for place, word in enumerate(cedict.hsk_words())}
+    best: dict[str, cedict.Entry] = {}
+    for entry in cedict.entries():
+        short = len(entry.simplified) <= 2 and len(entry.senses) > 1
+        if (entry.simplified in rank or short) and entry.simplified.isalnum() and not entry.simplified.isascii():
+            best.setdefault(entry.simplified, entry)
+    return sorted(best.values(), key=lambda entry: rank.get(entry.simplified, len(rank)))[:limit]
+
+
+def word_documents(limit: int, rng: random.Random) -> list[Document]:
+    """Two short texts a word, in either direction."""
+    found = []
+    for entry in words(limit):
+        for form in rng.sample(_WORD_FORMS, 2):
+            gloss = ", ".join(entry.senses[:2]) if form.startswith("{zh}") else entry.senses[0]
+            found.append(_document(form.format(zh=entry.simplified, en=gloss, pinyin=entry.pinyin), "cedict"))
+    return found
+
+
+def sentence_documents(rng: random.Random) -> tuple[list[Document], list[Document]]:
+    """(training, held out) graded sentences with their translations, in either order."""
+    parts: tuple[list[Document], list[Document]] = ([], [])
+    for chinese, english in hsk.sentences():
+        pair = [chinese, english]
+        rng.shuffle(pair)
+        parts[is_heldout_text(chinese)].append(_document("\n".join(pair), "hsk"))
+    return parts
+
+
+def dialogue_documents() -> tuple[list[Document], list[Document]]:
+    """(training, held out) small talk, a turn a line."""
+    parts: tuple[list[Document], list[Document]] = ([], [])
+    for language in LANGUAGES:
+        for turns in chatterbot.dialogues(language):
+            text = "\n".join(turns)
+            if len(text) <= 400:
+                parts[is_heldout_text(turns[0])].append(_document(text, "chatterbot"))
+    return parts
+
+
+def concept_documents() -> list[Document]:
+    """What every concept is called and is a kind of, in both languages."""
+    found = []
+    for concept in concepts().values():
+        texts = [form.format(zh=concept.chinese, en=concept.english, pinyin="") for form in _WORD_FORMS[:6]]
+        texts += [kind_fact(concept, language) for language in LANGUAGES]
+        found += [_document(text, "concepts") for text in texts]
+    return found
+
+
+def scene_documents(number: int, rng: random.Random, pool: Sequence[Concept]) -> list[Document]:
+    """Descriptions of scenes, and questions about them without their answers, as plain text."""
+    found = []
+    for index in range(number):
+        language = LANGUAGES[index % 2]
+        text = caption(compose(rng, list(pool)), rng, language)
+        if rng.random() < 0.15:
+            text = _question(rng, language, pool)
+        found.append(_document(text, "scenes"))
+    return found
+
+
+def _question(rng: random.Random, language: str, pool: Sequence[Concept]) -> str:
+    task = rng.choice([task for task in PHRASINGS if task not in (HELDOUT_TASK, "to_chinese", "to_english")])
+    a, b = rng.sample(pool, 2)
+    return rng.choice(PHRASINGS[task][language][:-1]).format(
+        a=a.name(language), b=b.name(language), an_a=a.article, plural=a.plural, name=a.chinese, measure=a.measure
+    )
+
+
+def caption_documents(number: int, rng: random.Random, pool: Sequence[Concept]) -> list[Document]:
+    """A picture followed by its caption, half in each language."""
+    found = []
+    for index in range(number):
+        scene = compose(rng, list(pool), rng.choices(("single", "several", "pair", "mixed"), (40, 20, 20, 20))[0])
+        language = LANGUAGES[index % 2]
+        parts = (Part.of_image(scene.image()), Part.of_text(caption(scene, rng, language)))
+        found.append(Document(parts, {"source": "scenes", "language": language}))
+    return found
+
+
+def caption(scene: Scene, rng: random.Random, language: str) -> str:
+    """One of several true descriptions: what there is, what kind it is, where the one is from the other, how large."""
+    concept = scene.things[0].concept
+    if len(scene.things) == 1 and rng.random() < 0.5:
+        return _what(concept, language) + (" " if language == "en" else "") + kind_fact(concept, language)
+    if len(scene.things) == 2 and len(scene.counts) == 2:
+        draw, side = rng.random(), relation(*scene.things)
+        if draw < 0.4 and side is not None:
+            return _where(scene, side, language)
+        if draw < 0.6:
+            return _how_large(scene, language)
+    listed = listing(scene, language)
+    draw = rng.random()
+    if draw < 0.3:
+        return listed
+    if language == "en":
+        verb = "is" if len(scene.things) == 1 else "are"
+        return f"There {verb} {listed} in the picture." if draw < 0.65 else f"A picture of {listed}."
+    return f"图里有{listed}。" if draw < 0.65 else f"一张{listed}的图。"
+
+
+def _what(concept: Concept, language: str) -> str:
+    return f"It is {concept.article}." if language == "en" else f"这是一{concept.measure}{concept.chinese}。"
+
+
+def _where(scene: Scene, side: str, language: str) -> str:
+    a, b = (thing.concept for thing in scene.things)
+    if language == "zh":
+        return f"{a.chinese}在{b.chinese}的{SIDES['zh'][side]}。"
+    return f"{a.article} {f'to the {side} of' if side in ('left', 'right') else side} {b.article}"
+
+
+def _how_large(scene: Scene, language: str) -> str:
+    words = []
+    for thing in sorted(scene.things, key=lambda thing: -thing.size):
+        large = thing.size >= 28
+        if language == "en":
+            words.append(f"a {'big' if large else 'small'} {thing.name}")
+        else:
+            words.append(f"一{thing.concept.measure}{'大' if large else '小'}{thing.concept.chinese}")
+    return (" and " if language == "en" else "和").join(words)
+
+
+def _document(text: str, source: str) -> Document:
+    return Document((Part.of_text(text),), {"source": source})

@@ -1,0 +1,181 @@
+"""Public data becomes the records of the demo: texts, pictures, conversations, prompts, and what is held out."""
+
+import io
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from chatwright.data import documents, instruct, scenes
+from chatwright.data.records import Demonstration, Document, Message, Part, Prompt
+from chatwright.data.sources import chatterbot, hsk, openmoji
+from chatwright.data.store import save
+from chatwright.stages.base import Stage
+
+KINDS = ("single", "several", "pair", "mixed")
+DRAWING_PIXELS = 48
+
+
+@dataclass
+class Data(Stage):
+    """Fetch the public sources and write the records that the other stages read.
+
+    Writes ``drawings`` (pictures for the eye), ``documents`` and ``documents_heldout`` (text), ``captions`` (picture
+    and text), ``demonstrations``, ``prompts`` (to practise on) and ``heldout`` (to be tested on), as Parquet.
+
+    Args:
+        pictures: conversations about a picture.
+        captions: pictures with a caption.
+        descriptions: descriptions of scenes without a picture, for pretraining.
+        words: dictionary entries for pretraining.
+        translations: demonstrations of translating a word or sentence.
+        prompts: prompts for annotation and reinforcement learning.
+        evaluation: held-out prompts for each task, language and split.
+        seed: of everything drawn at random.
+    """
+
+    pictures: int = 12000
+    captions: int = 12000
+    descriptions: int = 12000
+    words: int = 12000
+    translations: int = 2000
+    prompts: int = 3000
+    evaluation: int = 60
+    seed: int = 0
+
+    def run(self, out: Path) -> None:
+        pool = scenes.trained()
+        save(_drawings(), out / "drawings.parquet")
+        sentences, more_sentences = documents.sentence_documents(self._rng("sentences"))
+        dialogues, more_dialogues = documents.dialogue_documents()
+        texts = documents.word_documents(self.words, self._rng("words")) + sentences + dialogues
+        texts += documents.concept_documents()
+        texts += documents.scene_documents(self.descriptions, self._rng("descriptions"), pool)
+        self._rng("order").shuffle(texts)
+        save(texts, out / "documents.parquet")
+        save(more_sentences + more_dialogues, out / "documents_heldout.parquet")
+        save(documents.caption_documents(self.captions, self._rng("captions"), pool), out / "captions.parquet")
+        save(self._demonstrations(pool), out / "demonstrations.parquet")
+        save(self._prompts(pool), out / "prompts.parquet")
+        save(self._heldout(pool), out / "heldout.parquet")
+
+    def _rng(self, purpose: str) -> random.Random:
+        """Each file has its own random numbers, so that changing the size of one leaves the others as they are."""
+        return random.Random(f"{self.seed} {purpose}")
+
+    def _demonstrations(self, pool: Sequence[scenes.Concept]) -> list[Demonstration]:
+        rng = self._rng("demonstrations")
+        found = []
+        for index in range(self.pictures):
+            scene = scenes.compose(rng, pool, rng.choices(KINDS, (35, 20, 20, 25))[0])
+            # A tenth with a single question, as people begin; the others share a picture among several.
+            turns = 1 if rng.random() < 0.1 else 6
+            language = instruct.LANGUAGES[index % 2]
+            if turns == 1:
+                question = _any_question(scene, rng, language, pool)
+                found.append(instruct.as_demonstration(question, rng, scene))
+            else:
+                found.append(instruct.conversation(scene, rng, language, pool, turns))
+        found += _translations(self.translations, self._rng("translations"))
+        found += _small_talk()
+        rng.shuffle(found)
+        return found
+
+    def _prompts(self, pool: Sequence[scenes.Concept]) -> Iterator[Prompt]:
+        rng = self._rng("prompts")
+        words = [word for word in _words() if not documents.is_heldout_word(word[1])]
+        for index in range(self.prompts):
+            language = instruct.LANGUAGES[index % 2]
+            if index % 10 >= 8:
+                yield instruct.as_prompt(instruct.ask_word(*rng.choice(words), rng, language), "train")
+            else:
+                scene = scenes.compose(rng, pool)
+                yield instruct.as_prompt(_any_question(scene, rng, language, pool), "train", scene)
+
+    def _heldout(self, pool: Sequence[scenes.Concept]) -> Iterator[Prompt]:
+        """Every split of every task in both languages."""
+        tasks = [task for task in instruct.PICTURE_TASKS if task != instruct.HELDOUT_TASK]
+        plan = [("composition", task) for task in tasks] + [("phrasing", task) for task in tasks]
+        plan += [("concept", task) for task in ("naming", "category", "counting")]
+        plan += [("task", instruct.HELDOUT_TASK)]
+        for split, task in plan:
+            for language in instruct.LANGUAGES:
+                rng = self._rng(f"{split} {task} {language}")
+                for index in range(self.evaluation):
+                    yield _test(split, task, language, index, rng, scenes.unseen() if split == "concept" else pool)
+        words = [word for word in _words() if documents.is_heldout_word(word[1])]
+        for split in ("word", "phrasing"):
+            for language in instruct.LANGUAGES:
+                rng = self._rng(f"{split} translation {language}")
+                for _ in range(self.evaluation):
+                    question = instruct.ask_word(*rng.choice(words), rng, language, split == "phrasing")
+                    yield instruct.as_prompt(question, split)
+
+
+def _test(
+    split: str, task: str, language: str, index: int, rng: random.Random, pool: Sequence[scenes.Concept]
+) -> Prompt:
+    """A prompt for evaluation; the numbers to be counted come in turn."""
+    while True:
+        if task == "counting":
+            number = index % 5 + 1
+            kind = rng.choice({1: ("single", "pair", "mixed"), 5: ("several",)}.get(number, ("several", "mixed")))
+        else:
+            kind = {"naming": "single", "category": "single", "relation": "pair", instruct.HELDOUT_TASK: "pair"}.get(
+                task, rng.choice(KINDS)
+            )
+        scene = scenes.compose(rng, pool, kind, heldout=None if split == "concept" else True)
+        question = instruct.ask(task, scene, rng, language, pool, heldout_phrasing=split == "phrasing")
+        if question is None or (task == "counting" and question.reference != question.choices[number - 1]):
+            continue
+        return instruct.as_prompt(question, split, scene)
+
+
+def _drawings() -> Iterator[Document]:
+    """Transparent PNGs, as the eye's training puts its own grounds behind them."""
+    for character, path in scenes.training_drawings().items():
+        buffer = io.BytesIO()
+        openmoji.render(path, DRAWING_PIXELS).save(buffer, format="PNG")
+        yield Document((Part("image", media=buffer.getvalue()),), {"character": character, "source": "openmoji"})
+
+
+def _any_question(
+    scene: scenes.Scene, rng: random.Random, language: str, pool: Sequence[scenes.Concept]
+) -> instruct.Question:
+    """A question of a task drawn at random from those that the scene admits, the held-out task excepted."""
+    tasks = [task for task in instruct.PICTURE_TASKS if task != instruct.HELDOUT_TASK] + ["yes_no_kind"]
+    rng.shuffle(tasks)
+    # Captions suit every scene and would be drawn too often.
+    tasks.sort(key=lambda task: task == "caption" and rng.random() < 0.6)
+    questions = (instruct.ask(task, scene, rng, language, pool) for task in tasks)
+    return next(question for question in questions if question is not None)
+
+
+def _words() -> list[tuple[str, str]]:
+    """(English, Chinese) words to translate: the concepts, and the easiest dictionary words with a short gloss."""
+    pairs = [(concept.english, concept.chinese) for concept in scenes.concepts().values()]
+    pairs += [(entry.senses[0], entry.simplified) for entry in documents.words(600)]
+    return list({chinese: (english, chinese) for english, chinese in pairs}.values())
+
+
+def _translations(number: int, rng: random.Random) -> list[Demonstration]:
+    words = [word for word in _words() if not documents.is_heldout_word(word[1])]
+    pairs = [pair for pair in hsk.sentences() if not documents.is_heldout_text(pair[0]) and len(pair[0]) <= 12]
+    found = []
+    for index in range(number):
+        chinese, english = rng.choice(pairs) if index % 5 == 0 else rng.choice(words)[::-1]
+        question = instruct.ask_word(english, chinese, rng, instruct.LANGUAGES[index % 2])
+        found.append(instruct.as_demonstration(question, rng))
+    return found
+
+
+def _small_talk() -> list[Demonstration]:
+    found = []
+    for language in instruct.LANGUAGES:
+        for turns in chatterbot.dialogues(language):
+            turns = turns[: len(turns) // 2 * 2][:6]
+            if not documents.is_heldout_text(turns[0]) and sum(map(len, turns)) <= 300:
+                roles = ("user", "assistant")
+                messages = tuple(Message.of(roles[index % 2], turn) for index, turn in enumerate(turns))  # type: ignore[arg-type]
+                found.append(Demonstration(messages, {"language": language, "tasks": ["chat"], "split": "train"}))
+    return found

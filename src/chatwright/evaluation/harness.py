@@ -63,12 +63,12 @@ def ask(
 def choose(engine: Engine, prompts: Sequence[Rendered], choices: Sequence[Sequence[str]]) -> list[str]:
     """For every prompt the most likely of its choices, by log-likelihood a character (``acc_norm``)."""
     tokenizer, renderer = engine.renderer.tokenizer, engine.renderer
-    rows: list[tuple[int, str, Rendered]] = []
+    rows: list[tuple[int, int, Rendered]] = []
     for index, (prompt, several) in enumerate(zip(prompts, choices, strict=True)):
-        for choice in several:
+        for place, choice in enumerate(several):
             tokens = tokenizer(choice, add_special_tokens=False)["input_ids"]
-            rows.append((index, choice, engine.render(renderer.answered(prompt, tokens))))
-    best = [(float("-inf"), "")] * len(prompts)
+            rows.append((index, place, engine.render(renderer.answered(prompt, tokens))))
+    best = [(float("-inf"), 0)] * len(prompts)
     # Neighbours in length share a batch, which saves padding.
     rows.sort(key=lambda row: len(row[2]))
     for start in range(0, len(rows), engine.batch_size):
@@ -76,10 +76,10 @@ def choose(engine: Engine, prompts: Sequence[Rendered], choices: Sequence[Sequen
         batch = _on_device(renderer.collate([row for _, _, row in part]), engine)
         with torch.inference_mode():
             logprobs, _ = token_logprobs(engine.model, batch)
-        for (index, choice, _), total in zip(part, logprobs.sum(1).tolist(), strict=True):
-            # Of equally likely choices the first in the alphabet, whatever the batches were.
-            best[index] = max(best[index], (total / max(1, len(choice)), choice))
-    return [choice for _, choice in best]
+        for (index, place, _), total in zip(part, logprobs.sum(1).tolist(), strict=True):
+            # The place is negative so that of equally likely choices the first is taken.
+            best[index] = max(best[index], (total / max(1, len(choices[index][place])), -place))
+    return [several[-place] for several, (_, place) in zip(choices, best, strict=True)]
 
 
 def tally(answers: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -98,7 +98,9 @@ def tally(answers: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 @torch.inference_mode()
-def read(engine: Engine, documents: Sequence[Document], progress: Callable[[int], None] | None = None) -> dict[str, Any]:
+def read(
+    engine: Engine, documents: Sequence[Document], progress: Callable[[int], None] | None = None
+) -> dict[str, Any]:
     """How well the model predicts raw text.
 
     Documents longer than the context are read in pieces of that length.
@@ -112,7 +114,9 @@ def read(engine: Engine, documents: Sequence[Document], progress: Callable[[int]
     for number, document in enumerate(documents):
         row = engine.renderer.document(document)
         if row.media and len(row) > engine.context:
-            raise ChatwrightError(f"row {number + 1}: {len(row)} tokens with pictures do not fit the context; shorten it")
+            raise ChatwrightError(
+                f"row {number + 1}: {len(row)} tokens with pictures do not fit the context; shorten it"
+            )
         for start in range(0, len(row), engine.context):
             part = slice(start, start + engine.context)
             piece = Rendered(row.input_ids[part], row.loss_mask[part], row.media)
@@ -152,7 +156,7 @@ def _read_score(sums: torch.Tensor, vocabulary: int) -> dict[str, float]:
 def _batch_of(
     pieces: Sequence[tuple[str, Rendered]], start: int, rows: int, tokens: int
 ) -> Sequence[tuple[str, Rendered]]:
-    """The next pieces, at most so many rows and tokens, but at least one; pieces are sorted, the last is the longest."""
+    """The next pieces, at most so many rows and tokens, but at least one; they are sorted, the last is the longest."""
     end = start + 1
     while end < min(start + rows, len(pieces)) and (end - start + 1) * len(pieces[end][1]) <= tokens:
         end += 1

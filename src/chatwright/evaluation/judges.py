@@ -25,7 +25,7 @@ def win_rate(
         first, second: an answer of each assistant for every prompt.
 
     Returns:
-        ``score`` in [0, 1] with ties as half a win, its 95% interval ``low`` and ``high`` (Wilson; ties make it a little
+        ``score`` in [0, 1] with ties as half a win, its 95% interval ``low`` and ``high`` (Wilson; ties make it a bit
         wider than need be), ``n`` pairs and how many of them were ``ties``.
     """
     wins = ties = 0

@@ -13,13 +13,13 @@ from chatwright.generation.sampling import Sampling
 from chatwright.stages.evaluate import Evaluate
 
 
-def prompts_of(conversations, score="contains") -> list[Prompt]:
-    """Prompts of two tasks, languages and splits; the reference of the first three is a single letter."""
+def prompts_of(conversations, score="contains", choices=("a", "狗", "there are three dogs")) -> list[Prompt]:
+    """Prompts of two tasks and languages."""
     return [
         Prompt(
             tuple(conversation),
             reference="a",
-            choices=("a", "狗", "there are three dogs"),
+            choices=choices,
             score=score,
             meta={"task": "ab"[number % 2], "language": ["en", "zh"][number // 3], "split": "test"},
         )
@@ -52,7 +52,7 @@ def test_answers_are_those_of_the_engine(engine, conversations):
 
 def test_the_choice_is_the_most_likely_a_character(engine, assistant, renderer, conversations):
     """Against the log-likelihood of every choice computed alone, by one plain forward pass."""
-    prompts = prompts_of(conversations, score="choice")
+    prompts = prompts_of(conversations, score="choice", choices=("a", "狗", "Q", "Z!?", "xy", "{", "9"))
     rows = harness.ask(engine, prompts, Sampling())
     for prompt, row in zip(prompts, rows, strict=True):
         rendered = renderer.prompt(prompt.messages)

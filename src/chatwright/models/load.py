@@ -61,9 +61,9 @@ def load_model(name: str | Path, dtype: torch.dtype = torch.float32, attention: 
             if config.model_type in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
             else AutoModelForCausalLM
         )
-        model, notes = auto.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention, output_loading_info=True
-        )
+        model, notes = auto.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+        # Of the language model alone: a convolutional eye knows no attention and would refuse it.
+        model.get_decoder().set_attn_implementation(attention)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         line = str(error).strip().split("\n")[0][:200]
         raise ChatwrightError(f"{folder}: damaged or not a checkpoint ({line}); copy it again") from error

@@ -108,7 +108,7 @@ class JsonLines(Rows[Any]):
         try:
             return json.loads(self.bytes[start:end].decode("utf-8-sig"))
         except ValueError as error:
-            raise ChatwrightError(f"{self.path}:{number}: not JSON ({error}); write one JSON object a line") from error
+            raise ChatwrightError(f"{self.path}:{number}: not JSON ({error}); write one object a line") from error
 
 
 class ListRows(Rows[Any]):

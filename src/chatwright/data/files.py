@@ -61,9 +61,9 @@ class ParquetRows(Rows[dict[str, Any]]):
     def __init__(self, path: Path):
         self.path = path
         try:
-            self.file = pq.ParquetFile(path, memory_map=True)
+            self.file = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
         except (pa.ArrowInvalid, OSError) as error:
-            raise ChatwrightError(f"{path}: not a Parquet file ({error}); make it again") from error
+            raise ChatwrightError(f"{path}: not a Parquet file ({_one_line(error)}); make it again") from error
         self.schema = self.file.schema_arrow.remove_metadata()
         sizes = [self.file.metadata.row_group(group).num_rows for group in range(self.file.num_row_groups)]
         self.starts = np.cumsum([0, *sizes])
@@ -80,7 +80,7 @@ class ParquetRows(Rows[dict[str, Any]]):
         try:
             return self.file.read_row_group(group)
         except (pa.ArrowInvalid, OSError) as error:
-            raise ChatwrightError(f"{self.path}: damaged ({error}); make it again") from error
+            raise ChatwrightError(f"{self.path}: damaged ({_one_line(error)}); make it again") from error
 
 
 class JsonLines(Rows[Any]):
@@ -108,7 +108,7 @@ class JsonLines(Rows[Any]):
         try:
             return json.loads(self.bytes[start:end].decode("utf-8-sig"))
         except ValueError as error:
-            raise ChatwrightError(f"{self.path}:{number}: not JSON ({error}); write one JSON object a line") from error
+            raise ChatwrightError(f"{self.path}:{number}: not JSON ({error}); write one object a line") from error
 
 
 class ListRows(Rows[Any]):
@@ -189,3 +189,7 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
 def _starts_with_bracket(path: Path) -> bool:
     with open(path, encoding="utf-8-sig") as file:
         return file.read(4096).lstrip().startswith("[")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -89,7 +89,8 @@ def _write_parquet(records: Iterator[Record], file: IO[bytes]) -> None:
         pq.write_table(pa.table({}), file)
         return
     schema = SCHEMAS[type(first)]
-    with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False) as writer:
+    options = {"compression": "zstd", "use_dictionary": False, "write_page_checksum": True}
+    with pq.ParquetWriter(file, schema, **options) as writer:
         rows: list[dict[str, Any]] = []
         size = 0
         for record in chain([first], records):

@@ -3,7 +3,8 @@
 What is read, from the artifact folders of a run (`chatwright.stages.base`):
 
 - every stage's ``DONE`` (seconds), ``settings.yaml`` (what kind of stage it is, which model it took) and
-  ``metrics.jsonl`` (a JSON object a line with ``step`` and any of ``loss``, ``reward``, ``kl``, ``tokens`` (so far)).
+  ``metrics.jsonl`` (a JSON object a line with ``step`` and any of ``loss``, ``reward``, ``kl``, ``tokens`` (so far),
+  and ``stage``, the title of the training where a stage trains more than once).
 - an arm's ``scores.json``: task -> {score, low, high, n, chance} with scores in [0, 1] and the higher the better;
   optionally ``by_language`` and ``by_split``, each name -> the same five numbers; optionally, beside the tasks, ``kl``,
   the mean KL divergence to the reference policy, in nats an answer.
@@ -49,6 +50,7 @@ WHAT = {
     "prefer": "learns from pairs",
     "evaluate": "held-out questions",
 }
+WITHOUT_TOKENS = ("vision",)
 CURVES = {
     "loss": "Loss",
     "reward": "Reward of sampled answers",
@@ -102,12 +104,20 @@ class Ran:
     kind: str
     seconds: float
     settings: dict[str, Any]
-    metrics: list[dict[str, float]] = field(default_factory=list)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def seen(self) -> int:
+        """Tokens trained on, or pictures where a stage reads no tokens; a stage may train several times."""
+        most: dict[str, int] = {}
+        for row in self.metrics:
+            title = row.get("stage", self.name)
+            most[title] = max(most.get(title, 0), int(row.get("tokens", 0)))
+        return sum(most.values())
 
     @property
     def tokens(self) -> int:
-        """Tokens trained on, 0 for a stage that trains on none."""
-        return int(max((row.get("tokens", 0) for row in self.metrics), default=0))
+        return 0 if self.kind in WITHOUT_TOKENS else self.seen
 
 
 # --------------------------------------------------------------------------------------------------- reading a run
@@ -145,6 +155,7 @@ def read_scores(folder: Path) -> dict[str, Any]:
     scores = read_json(path)
     for task, score in scores.items():
         if task == "kl":
+            _number(scores, "kl", path)
             continue
         parts = [(task, score)]
         for key in ("by_language", "by_split"):
@@ -532,17 +543,21 @@ def _boxes(page: Page) -> list[figures.Box]:
 
 
 def _charts(page: Page, key: str) -> list[tuple[str, str]]:
-    """(title, SVG) of every chart of one measured value; reinforcement learning's arms share a chart, losses do not."""
+    """(title, SVG) of every chart of one measured value; runs of reinforcement learning share theirs, losses do not."""
     order = list(page.arms)
     arm_of = {stage: arm for arm, stage in page.arms.items() if stage}
     found = []
     for stage in page.stages:
-        points = [(row["step"], row[key]) for row in stage.metrics if key in row and "step" in row]
-        if len(points) >= 2:
-            arm = arm_of.get(stage.name)
-            colour = order.index(arm) if arm else figures.ARM_COLOURS - 1
-            steps, values = zip(*points, strict=True)
-            found.append(figures.Curve(stage.name, steps, values, colour))
+        if key != "loss" and stage.kind != "rl":
+            continue
+        arm = arm_of.get(stage.name)
+        for title in dict.fromkeys(row.get("stage", stage.name) for row in stage.metrics):
+            rows = [row for row in stage.metrics if row.get("stage", stage.name) == title]
+            points = [(row["step"], row[key]) for row in rows if key in row and "step" in row]
+            if len(points) >= 2:
+                name = title if title.startswith(stage.name) else f"{stage.name}: {title}"
+                colour = order.index(arm) if arm else figures.ARM_COLOURS - 1
+                found.append(figures.Curve(name, *zip(*points, strict=True), colour))
     if key == "loss":
         return [
             (curve.label, figures.curves(f"loss-{number}", [curve], f"Loss of {curve.label} over its steps"))

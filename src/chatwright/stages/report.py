@@ -12,7 +12,8 @@ from chatwright.errors import ChatwrightError
 from chatwright.evaluation import report
 from chatwright.evaluation.judges import win_rate
 from chatwright.evaluation.report import Claim
-from chatwright.stages.base import Stage, write
+from chatwright.files import write
+from chatwright.stages.base import Stage
 
 EXAMPLES = 6  # best, and as many worst, answers of the reward model
 

@@ -17,7 +17,7 @@ import yaml
 from safetensors.numpy import save_file
 
 from chatwright.data import store
-from chatwright.data.records import Message, Part, Prompt
+from chatwright.data.records import Comparison, Message, Prompt
 from chatwright.errors import ChatwrightError
 from chatwright.evaluation import figures, report
 from chatwright.evaluation.report import Claim
@@ -92,8 +92,6 @@ def made_up_run(run: Path, questions: int = 4) -> Report:
                 "by_split": {"compositions": made_up_score(skill, chance, 300)},
             }
         scores["category"]["by_split"]["concepts"] = made_up_score(0.6 * SKILL[arm], 0.1, 100)
-        if stage in ("ppo", "ppo_ptx"):
-            scores["kl"] = 9.5
         finish(folder, "evaluate", 12.5, {"model": str(run / stage / "model")})
         (folder / "scores.json").write_text(json.dumps(scores))
         (folder / "answers.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
@@ -102,17 +100,18 @@ def made_up_run(run: Path, questions: int = 4) -> Report:
     (run / "reward" / "scores.json").write_text(
         json.dumps({"accuracy": 0.794, "low": 0.771, "high": 0.816, "n": 1200, "agreement_ceiling": 0.838})
     )
-    liked = [
-        {
-            "question": draw.choice(["How many cats are there?", "图里有几只猫？"]),
-            "response": draw.choice(["There are three cats.", "三只猫。", "cat cat cat", "I like it."]),
-            "reward": draw.gauss(0, 2),
-            "image": base64.b64encode(Part.of_image(picture(draw)).media or b"").decode(),
-        }
-        for _ in range(20)
-    ]
+    comparisons, liked = [], []
+    for row in range(20):
+        question = draw.choice(["How many cats are there?", "图里有几只猫？"])
+        responses = draw.sample(["There are three cats.", "三只猫。", "cat cat cat", "I like it."], 2)
+        messages = (Message.of("user", question, picture(draw)),)
+        meta = {"answers": {"bare": "three"}}
+        comparisons.append(Comparison(messages, tuple(responses), (0, 1), "somebody", "simulated", meta))
+        liked.append(
+            {"end": ("best", "worst")[row // 10], "row": row, "response": responses[row // 10], "score": 3 - row / 3}
+        )
+    store.save(comparisons, run / "annotate" / "comparisons_heldout.parquet")
     (run / "reward" / "examples.jsonl").write_text("\n".join(map(json.dumps, liked)))
-
     return stage_about(run)
 
 
@@ -123,6 +122,7 @@ def stage_about(run: Path) -> Report:
         data=run / "heldout.parquet",
         model=run / "ppo_ptx" / "model",
         reward=run / "reward",
+        comparisons=run / "annotate" / "comparisons_heldout.parquet",
         annotate=run / "annotate",
         subtitle="A made-up run: every number and picture on this page is invented to test the page itself.",
         means={"image": list(IMAGE_TASKS), "tax": list(TEXT_TASKS)},
@@ -195,7 +195,8 @@ def test_report_json_has_the_promised_keys(made):
         assert {"score", "low", "high", "n", "ties"} <= set(rate)
     assert {"accuracy", "agreement_ceiling"} <= set(numbers["reward_model"])
     assert numbers["annotators"]["agreement"] == 0.728
-    assert numbers["kl"] == {"ppo": 9.5, "ppo_ptx": 9.5}
+    # Steps 540 to 594 are the last tenth; the made-up KL is a sixtieth of the step.
+    assert numbers["kl"] == {"ppo": pytest.approx(567 / 60), "ppo_ptx": pytest.approx(567 / 60)}
     assert numbers["seconds"]["sft"] == 260.0 and len(numbers["seconds"]) == 14
     assert numbers["parameters"] == 30 * 70 + 41
     # Six stages trained on tokens up to step 594; the vision stage counts pictures.
@@ -264,7 +265,7 @@ def test_the_page_is_whole_and_loads_nothing(made):
 def test_pictures_are_those_of_the_questions(made):
     page = (made / "report.html").read_text()
     for prompt in store.load(made / "heldout.parquet", Prompt):
-        picture = report.picture_of(prompt)
+        picture = report.picture_of(prompt.messages)
         if picture is not None:
             encoded = base64.b64encode(picture.media).decode()
             _, found, after = page.partition(encoded)
@@ -305,7 +306,6 @@ def test_what_a_model_says_cannot_break_the_page(tmp_path):
     [
         ("evaluate_sft/scores.json", None, "missing; run the stage"),
         ("evaluate_sft/scores.json", '{"naming": {"score": 0.5', "cannot be read"),
-        ("evaluate_sft/scores.json", '{"kl": "large"}', "'kl' is not a number"),
         ("evaluate_sft/scores.json", "[]", "not a JSON object"),
         ("evaluate_sft/scores.json", '{"naming": {"score": 0.5, "low": 0.4, "high": 0.6, "n": 9}}', "naming.chance"),
         ("evaluate_sft/scores.json", '{"naming": 0.5}', "'naming' is not an object"),
@@ -315,9 +315,11 @@ def test_what_a_model_says_cannot_break_the_page(tmp_path):
         ("reward/scores.json", '{"accuracy": 0.7}', "'low' is missing"),
         (
             "reward/examples.jsonl",
-            '{"question": "?", "response": "!", "reward": "high"}',
-            "line 1.reward' is not a num",
+            '{"end": "best", "row": 0, "response": "!", "score": "high"}',
+            "line 1.score' is not a",
         ),
+        ("reward/examples.jsonl", '{"end": "best", "row": 20, "response": "!", "score": 1}', "is about row 20 of data"),
+        ("reward/examples.jsonl", '{"end": "top", "row": 1, "response": "!", "score": 1}', "not 'best' or 'worst'"),
         ("annotate/agreement.json", '{"agreement": NaN}', "'agreement' is not a number"),
         ("sft/DONE", "", "cannot be read"),
         ("sft/metrics.jsonl", '{"step": 1', "line 1 is not JSON"),
@@ -340,7 +342,7 @@ def test_answers_to_other_data_are_refused(tmp_path):
     stage = made_up_run(tmp_path / "demo")
     prompts = list(store.load(stage.data, Prompt))
     store.save(prompts[:5], stage.data)
-    with pytest.raises(ChatwrightError, match=r"answers row 5 of data with 5 rows; name the data"):
+    with pytest.raises(ChatwrightError, match=r"is about row 5 of data with 5 rows; name the data"):
         stage.run(tmp_path / "demo" / "report")
 
 

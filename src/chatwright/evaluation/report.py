@@ -6,12 +6,12 @@ What is read, from the artifact folders of a run (`chatwright.stages.base`):
   ``metrics.jsonl`` (a JSON object a line with ``step`` and any of ``loss``, ``reward``, ``kl``, ``tokens`` (so far),
   and ``stage``, the title of the training where a stage trains more than once).
 - an arm's ``scores.json``: task -> {score, low, high, n, chance} with scores in [0, 1] and the higher the better;
-  optionally ``by_language`` and ``by_split``, each name -> the same five numbers; optionally, beside the tasks, ``kl``,
-  the mean KL divergence to the reference policy, in nats an answer.
+  optionally ``by_language`` and ``by_split``, each name -> the same five numbers.
 - an arm's ``answers.jsonl``: a line an answer, {id, task, language, split, question, reference, answer, correct, row}
   with ``row`` the place of the prompt in the held-out data; ``id`` names the same question in every arm.
-- the reward stage's ``scores.json`` {accuracy, low, high, n, agreement_ceiling} and ``examples.jsonl``, a line an
-  answer, {question, response, reward} and optionally ``reference`` and ``image`` (the base64 of a PNG or JPEG).
+- the reward stage's ``scores.json`` {accuracy, low, high, n, agreement_ceiling (null where it is not known)} and
+  ``examples.jsonl``, a line an answer, {end: "best" or "worst", row, response, score} with ``row`` the place of the
+  comparison in the held-out comparisons.
 - the annotate stage's ``agreement.json`` {agreement, target, n}.
 
 What ``report.json`` holds: ``arms.<arm>.<task>``, ``win_rate.<a>_vs_<b>``, ``reward_model``, ``annotators``,
@@ -33,7 +33,7 @@ import yaml
 from markupsafe import Markup
 
 from chatwright.data import media
-from chatwright.data.records import Part, Prompt
+from chatwright.data.records import Comparison, Message, Part, Prompt
 from chatwright.errors import ChatwrightError
 from chatwright.evaluation import figures
 
@@ -154,9 +154,6 @@ def read_scores(folder: Path) -> dict[str, Any]:
     path = folder / "scores.json"
     scores = read_json(path)
     for task, score in scores.items():
-        if task == "kl":
-            _number(scores, "kl", path)
-            continue
         parts = [(task, score)]
         for key in ("by_language", "by_split"):
             if isinstance(score, dict):
@@ -173,8 +170,10 @@ def read_reward(folder: Path) -> dict[str, Any]:
     """The reward stage's ``scores.json``, checked as `read_scores` does."""
     path = folder / "scores.json"
     scores = read_json(path)
-    for key in ("accuracy", "low", "high", "n", "agreement_ceiling"):
+    for key in ("accuracy", "low", "high", "n"):
         _number(scores, key, path)
+    if scores.get("agreement_ceiling") is not None:
+        _number(scores, "agreement_ceiling", path)
     return scores
 
 
@@ -187,16 +186,39 @@ def read_agreement(folder: Path) -> dict[str, Any]:
     return agreement
 
 
-def read_examples(folder: Path, count: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The ``count`` answers that the reward model likes best, the best first, and those it likes least."""
+@dataclass(frozen=True)
+class Liked:
+    """An answer that the reward model scored, with what it answers."""
+
+    question: str
+    picture: Part | None
+    reference: str
+    response: str
+    score: float
+
+
+def read_examples(folder: Path, comparisons: Sequence[Comparison], count: int) -> dict[str, list[Liked]]:
+    """The answers that the reward model likes "best" and "worst", at most ``count`` of each, as its stage ordered them.
+
+    Args:
+        comparisons: the held-out comparisons that the reward stage was tested on.
+    """
     path = folder / "examples.jsonl"
-    rows = read_lines(path)
-    for number, row in enumerate(rows, 1):
-        _number(row, "reward", path, f"line {number}")
-        _texts(row, ("question", "response"), path, number)
-    rows.sort(key=lambda row: row["reward"], reverse=True)
-    count = min(count, len(rows) // 2)
-    return rows[:count], rows[len(rows) - count :][::-1]
+    found: dict[str, list[Liked]] = {"best": [], "worst": []}
+    for number, row in enumerate(read_lines(path), 1):
+        _texts(row, ("end", "response"), path, number)
+        place = _place(row, len(comparisons), path, number)
+        score = _number(row, "score", path, f"line {number}")
+        if row["end"] not in found:
+            raise ChatwrightError(f"{path}: line {number}: 'end' is {row['end']!r}, not 'best' or 'worst'; {AGAIN}")
+        if len(found[row["end"]]) < count:
+            comparison = comparisons[place]
+            reference = str(comparison.meta.get("answers", {}).get("bare", ""))
+            question = next((turn.text for turn in reversed(comparison.messages) if turn.role == "user"), "")
+            found[row["end"]].append(
+                Liked(question, picture_of(comparison.messages), reference, row["response"], score)
+            )
+    return found
 
 
 def read_answers(folder: Path, prompts: int) -> list[dict[str, Any]]:
@@ -215,11 +237,7 @@ def read_answers(folder: Path, prompts: int) -> list[dict[str, Any]]:
         missing = [key for key in ("id", "reference", "correct", "row") if key not in row]
         if missing:
             raise ChatwrightError(f"{path}: line {number} has no {missing[0]!r}; {AGAIN}")
-        if not 0 <= _number(row, "row", path, f"line {number}") < prompts:
-            raise ChatwrightError(
-                f"{path}: line {number} answers row {row['row']} of data with {prompts} rows; "
-                "name the data that the arm was evaluated on"
-            )
+        _place(row, prompts, path, number)
     return rows
 
 
@@ -312,6 +330,15 @@ def _number(values: Mapping[str, Any], key: str, path: Path, inside: str = "") -
     return value
 
 
+def _place(row: Mapping[str, Any], rows: int, path: Path, number: int) -> int:
+    place = _number(row, "row", path, f"line {number}")
+    if not 0 <= place < rows:
+        raise ChatwrightError(
+            f"{path}: line {number} is about row {place} of data with {rows} rows; name the data that was used there"
+        )
+    return int(place)
+
+
 # ------------------------------------------------------------------------------------------------ what it measures
 
 
@@ -382,18 +409,24 @@ def lookup_object(numbers: Mapping[str, Any], path: str) -> Mapping[str, Any]:
     return here if isinstance(here, Mapping) else {}
 
 
-def with_means(scores: Mapping[str, Any], means: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """An arm's scores without its "kl", after the means of the tasks that it was scored on."""
-    tasks = {task: score for task, score in scores.items() if task != "kl"}
-    found = {name: [tasks[task] for task in group if task in tasks] for name, group in means.items()}
-    return {name: mean_of(group) for name, group in found.items() if group} | tasks
+def with_means(scores: dict[str, Any], means: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """An arm's scores after the means of those that it was scored on."""
+    found = {name: [scores[task] for task in group if task in scores] for name, group in means.items()}
+    return {name: mean_of(group) for name, group in found.items() if group} | scores
 
 
-def stage_evaluated(folder: Path, stages: Sequence[Ran]) -> str:
-    """The stage whose model an evaluate stage scored, by its settings; "" if it is none of the run's."""
+def final_kl(stage: Ran) -> float | None:
+    """The KL to the reference policy where training ended: the mean of the last tenth of what was logged."""
+    values = [row["kl"] for row in stage.metrics if "kl" in row]
+    last = values[-max(1, len(values) // 10) :]
+    return sum(last) / len(last) if last else None
+
+
+def stage_evaluated(folder: Path, stages: Sequence[Ran]) -> Ran | None:
+    """The stage whose model an evaluate stage scored, by its settings; None if it is none of the run's."""
     settings = _read_yaml(folder / "settings.yaml").get("settings") or {}
     model = Path(str(settings.get("model", ""))).resolve()
-    return next((stage.name for stage in stages if model.is_relative_to(stage.folder.resolve())), "")
+    return next((stage for stage in stages if model.is_relative_to(stage.folder.resolve())), None)
 
 
 Shown = tuple[Mapping[str, Any], dict[str, Mapping[str, Any]], Part]
@@ -430,7 +463,7 @@ def choose_pictures(
         for queue in queues:
             while queue:
                 row = queue.pop()
-                picture = picture_of(prompts[row["row"]])
+                picture = picture_of(prompts[row["row"]].messages)
                 if picture is None:
                     continue
                 shown = (row, {arm: rows[row["id"]] for arm, rows in by_arm.items()}, picture)
@@ -460,8 +493,7 @@ class Page:
     tax_tasks: list[str]
     tax_arms: list[str]
     pictures: list[Shown]
-    best: list[dict[str, Any]]
-    worst: list[dict[str, Any]]
+    liked: dict[str, list[Liked]]
 
 
 def html(page: Page) -> str:
@@ -629,11 +661,11 @@ def label(key: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def data_url(picture: Part | str) -> str:
-    """A picture inside the page: a part of a message, or an encoded picture in base64."""
-    return media.data_url(media.decode_base64(picture) if isinstance(picture, str) else picture.media or b"", "image")
+def data_url(picture: Part) -> str:
+    """A picture inside the page."""
+    return media.data_url(picture.media or b"", "image")
 
 
-def picture_of(prompt: Prompt) -> Part | None:
-    """The first picture of a prompt's conversation."""
-    return next((part for message in prompt.messages for part in message.content if part.type == "image"), None)
+def picture_of(messages: Sequence[Message]) -> Part | None:
+    """The first picture of a conversation."""
+    return next((part for message in messages for part in message.content if part.type == "image"), None)

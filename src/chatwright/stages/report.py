@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from chatwright.data import store
-from chatwright.data.records import Prompt
+from chatwright.data.records import Comparison, Prompt
 from chatwright.errors import ChatwrightError
 from chatwright.evaluation import report
 from chatwright.evaluation.judges import win_rate
@@ -27,6 +27,7 @@ class Report(Stage):
         data: the held-out prompts that the arms answered.
         model: folder with the model whose parameters are counted.
         reward: folder of the reward stage.
+        comparisons: the held-out comparisons that the reward model was tested on.
         annotate: folder of the annotate stage.
         means: name -> tasks, shown and stored as one more task of every arm.
         win_rates: pairs of arms, "ppo_vs_sft".
@@ -39,6 +40,7 @@ class Report(Stage):
     data: Path
     model: Path
     reward: Path | None = None
+    comparisons: Path | None = None
     annotate: Path | None = None
     title: str = "An assistant that sees, built from raw text and pictures"
     subtitle: str = ""
@@ -55,32 +57,34 @@ class Report(Stage):
         prompts = store.load(self.data, Prompt)
         scores = {arm: report.read_scores(folder) for arm, folder in self.arms.items()}
         answers = {arm: report.read_answers(folder, len(prompts)) for arm, folder in self.arms.items()}
+        made_by = {arm: report.stage_evaluated(folder, stages) for arm, folder in self.arms.items()}
         numbers: dict[str, Any] = {
             "arms": {arm: report.with_means(found, self.means) for arm, found in scores.items()},
             "win_rate": {pair: self._win_rate(pair, answers, prompts) for pair in self.win_rates},
             "reward_model": report.read_reward(self.reward) if self.reward else {},
             "annotators": report.read_agreement(self.annotate) if self.annotate else {},
-            "kl": {arm: found["kl"] for arm, found in scores.items() if "kl" in found},
+            "kl": {arm: kl for arm, stage in made_by.items() if stage and (kl := report.final_kl(stage)) is not None},
             "seconds": {stage.name: stage.seconds for stage in stages},
             "parameters": report.count_parameters(self.model),
             "tokens": sum(stage.tokens for stage in stages),
         }
         verdicts = [report.judge(claim, numbers) for claim in self.claims]
         numbers["claims"] = [asdict(verdict) for verdict in verdicts]
-        best, worst = report.read_examples(self.reward, EXAMPLES) if self.reward else ([], [])
+        liked: dict[str, list[report.Liked]] = {"best": [], "worst": []}
+        if self.reward and self.comparisons:
+            liked = report.read_examples(self.reward, store.load(self.comparisons, Comparison), EXAMPLES)
         page = report.Page(
             title=self.title,
             subtitle=self.subtitle,
             numbers=numbers,
             verdicts=verdicts,
             stages=stages,
-            arms={arm: report.stage_evaluated(folder, stages) for arm, folder in self.arms.items()},
+            arms={arm: stage.name if stage else "" for arm, stage in made_by.items()},
             means=self.means,
             tax_tasks=self.tax_tasks,
             tax_arms=self.tax_arms,
             pictures=report.choose_pictures(answers, prompts, self.pictures),
-            best=best,
-            worst=worst,
+            liked=liked,
         )
         texts = {
             "report.json": json.dumps(numbers, indent=1, ensure_ascii=False) + "\n",

@@ -1,9 +1,9 @@
 """The mathematics of learning from feedback: pure functions of tensors that know no model and no modality.
 
-Everything about tokens is [B, T]: B responses, T positions of prompt and response together. ``mask`` [B, T] (bool) is True
-at the response's tokens. Entry t of any such tensor belongs to token t: its log-probability given what precedes it, the
-value of the state *before* it, the reward for having said it. Losses are sums over the mask; whoever adds them up over
-micro-batches and processes divides once.
+Everything about tokens is [B, T]: B responses, T positions of prompt and response together. ``mask`` [B, T] (bool) is
+True at the response's tokens. Entry t of any such tensor belongs to token t: its log-probability given what precedes
+it, the value of the state *before* it, the reward for having said it. Losses are sums over the mask; whoever adds them
+up over micro-batches and processes divides once.
 """
 
 import torch
@@ -118,7 +118,7 @@ def clipped_policy_loss(
 def clipped_value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float
 ) -> tuple[Tensor, Tensor]:
-    """Half the squared error, the larger of that of ``values`` and of ``values`` kept within ``clip`` of the old, summed.
+    """Half the squared error of ``values``, or of ``values`` kept within ``clip`` of the old if larger, summed.
 
     As in OpenAI baselines' PPO2 (Huang et al. 2022, "The 37 Implementation Details of PPO", detail 9).
 

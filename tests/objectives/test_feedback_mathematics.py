@@ -31,9 +31,7 @@ def test_gae_is_the_weighted_sum_of_temporal_differences(seed, gamma, lam):
         places = [t for t in range(mask.shape[1]) if mask[row, t]]
         r, v = [float(rewards[row, t]) for t in places], [float(values[row, t]) for t in places] + [0.0]
         for i, t in enumerate(places):
-            expected = sum(
-                (gamma * lam) ** (j - i) * (r[j] + gamma * v[j + 1] - v[j]) for j in range(i, len(places))
-            )
+            expected = sum((gamma * lam) ** (j - i) * (r[j] + gamma * v[j + 1] - v[j]) for j in range(i, len(places)))
             assert advantages[row, t] == pytest.approx(expected, abs=1e-9)
             assert returns[row, t] == pytest.approx(expected + v[i], abs=1e-9)
     assert (advantages[~mask] == 0).all() and (returns[~mask] == 0).all()

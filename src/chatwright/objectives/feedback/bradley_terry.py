@@ -7,20 +7,19 @@ model is Bradley & Terry 1952.
 from pathlib import Path
 from typing import Any, Self
 
-from torch import Tensor
-
 from chatwright.models.heads import RewardModel
 from chatwright.objectives.base import Loss, Objective
 from chatwright.objectives.feedback.mathematics import bradley_terry
+from chatwright.objectives.feedback.rollouts import rendered
 
 
 class BradleyTerry(Objective):
     """Teach a reward model to score the response that was preferred above the other.
 
     A batch is what the renderer's ``collate`` made of N prompts with their responses and, beside it,
-    ``comparison.ranks`` [N] (0 the best; equal is a tie and makes no pair) and ``comparison.groups`` [N] (one number for
-    the responses that were ranked together, which must not be split over micro-batches). The weight is the number of
-    pairs.
+    ``comparison.ranks`` [N] (0 the best; equal is a tie and makes no pair) and ``comparison.groups`` [N] (one number
+    for the responses that were ranked together, which must not be split over micro-batches). The weight is the number
+    of pairs.
     """
 
     def __init__(self, model: RewardModel) -> None:
@@ -33,14 +32,9 @@ class BradleyTerry(Objective):
         return super().train(False)
 
     def loss(self, batch: dict[str, Any]) -> Loss:
-        scores = self.model.scores(model_inputs(batch))
+        scores = self.model.scores(rendered(batch))
         total, pairs, correct = bradley_terry(scores, batch["comparison.ranks"], batch["comparison.groups"])
         return Loss(total, pairs, {"accuracy": (correct, pairs)})
 
     def save(self, folder: Path) -> None:
         self.model.save(folder)
-
-
-def model_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What the model reads of a batch: names with a dot belong to the objective."""
-    return {name: value for name, value in batch.items() if "." not in name}

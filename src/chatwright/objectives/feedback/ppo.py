@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 from chatwright.models.heads import RewardModel
 from chatwright.models.load import token_logprobs
 from chatwright.objectives.base import Loss, Objective
-from chatwright.objectives.feedback.bradley_terry import model_inputs
 from chatwright.objectives.feedback.mathematics import clipped_policy_loss, clipped_value_loss, kl_k3
+from chatwright.objectives.feedback.rollouts import rendered
 
 
 class PPO(Objective):
@@ -28,10 +28,10 @@ class PPO(Objective):
       ``metrics.<name>`` [B] (score, KL to the reference, length ...) is reported as its mean over the rows.
     * pretraining material, collated the same way, with ``pretraining.scale`` (scalar).
 
-    The weight is the number of response tokens; policy and value terms are both sums over them. The pretraining term has
-    to be a mean over its own tokens, while the loop divides everything by the response tokens of the whole step. So its
-    micro-batches weigh nothing, and their sum is multiplied by ``pretraining.scale`` = response tokens of the step /
-    pretraining tokens of the step, known to whoever made the step: however it is split, the step minimises
+    The weight is the number of response tokens; policy and value terms are both sums over them. The pretraining term
+    has to be a mean over its own tokens, while the loop divides everything by the response tokens of the whole step.
+    So its micro-batches weigh nothing, and their sum is multiplied by ``pretraining.scale`` = response tokens of the
+    step / pretraining tokens of the step, known to whoever made the step: however it is split, the step minimises
 
         mean(policy) + value_coefficient mean(value) + pretraining_coefficient mean(cross-entropy).
 
@@ -65,8 +65,8 @@ class PPO(Objective):
         return self._rollouts(batch) if "rollout.advantages" in batch else self._pretraining(batch)
 
     def _rollouts(self, batch: dict[str, Any]) -> Loss:
-        inputs, mask, old = model_inputs(batch), batch["loss_mask"], batch["rollout.logprobs"]
-        logprobs, entropy = token_logprobs(self.policy, inputs, self.temperature, entropy=True)
+        inputs, mask, old = rendered(batch), batch["loss_mask"], batch["rollout.logprobs"]
+        logprobs, entropy = token_logprobs(self.policy, inputs, self.temperature)
         policy, clipped = clipped_policy_loss(logprobs, old, batch["rollout.advantages"], mask, self.clip)
         value, value_clipped = clipped_value_loss(
             self.critic.values(inputs), batch["rollout.values"], batch["rollout.returns"], mask, self.value_clip
@@ -78,7 +78,7 @@ class PPO(Objective):
             "value_loss": (value.detach(), tokens),
             "clip_fraction": (clipped, tokens),
             "value_clip_fraction": (value_clipped, tokens),
-            "entropy": (entropy[mask].sum().detach(), tokens),
+            "entropy": (entropy[mask].sum(), tokens),
             "kl_from_rollout": (moved, tokens),
         }
         rows = torch.tensor(len(mask))
@@ -88,10 +88,10 @@ class PPO(Objective):
         return Loss(policy + self.value_coefficient * value, tokens, metrics)
 
     def _pretraining(self, batch: dict[str, Any]) -> Loss:
-        mask = batch["loss_mask"]
-        cross_entropy = -token_logprobs(self.policy, model_inputs(batch))[mask].sum()
+        logprobs, _ = token_logprobs(self.policy, rendered(batch))
+        cross_entropy = -logprobs.sum()  # zero where nothing is predicted
         total = self.pretraining_coefficient * batch["pretraining.scale"] * cross_entropy
-        metrics = {"pretraining_loss": (cross_entropy.detach(), mask.sum())}
+        metrics = {"pretraining_loss": (cross_entropy.detach(), batch["loss_mask"][:, 1:].sum())}
         return Loss(total, torch.zeros((), dtype=torch.long), metrics)
 
     def save(self, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The objectives of feedback on tiny real models, on text and on pictures alike."""
 
+import copy
 import math
 
 import pytest
@@ -15,9 +16,15 @@ SPLITS = [[8], [4, 4], [1] * 8]
 
 
 @pytest.fixture(params=["text", "image"])
-def prompts(request, questions, small):
-    chosen = questions[:3] if request.param == "text" else questions[3:]
-    return [small.renderer.prompt(messages) for messages in chosen]
+def prompts(request, conversations, renderer):
+    chosen = [0, 3, 0] if request.param == "text" else [1, 2, 4]
+    return [renderer.prompt(conversations[i]) for i in chosen]
+
+
+@pytest.fixture
+def critic(assistant):
+    torch.manual_seed(2)
+    return RewardModel(copy.deepcopy(assistant))
 
 
 def gradients(objective, batches):
@@ -54,9 +61,9 @@ def comparison_batch(renderer, prompts, groups, seed=0):
     return batch
 
 
-def test_the_reward_loss_is_the_sum_over_all_pairs_by_hand(small, prompts):
-    objective = BradleyTerry(RewardModel(small.model))
-    batch = comparison_batch(small.renderer, prompts, range(3))
+def test_the_reward_loss_is_the_sum_over_all_pairs_by_hand(assistant, renderer, prompts):
+    objective = BradleyTerry(RewardModel(assistant), renderer)
+    batch = comparison_batch(renderer, prompts, range(3))
     with torch.no_grad():
         scores = objective.model.scores(batch).tolist()
         loss = objective.loss(batch)
@@ -66,44 +73,44 @@ def test_the_reward_loss_is_the_sum_over_all_pairs_by_hand(small, prompts):
     assert loss.total == pytest.approx(sum(math.log1p(math.exp(scores[j] - scores[i])) for i, j in pairs), rel=1e-4)
 
 
-def test_a_score_depends_on_its_row_alone_and_is_read_at_its_last_token(small, prompts):
-    model = RewardModel(small.model)
-    rows = [small.renderer.answered(prompt, [20 + i] * (1 + i)) for i, prompt in enumerate(prompts)]
+def test_a_score_depends_on_its_row_alone_and_is_read_at_its_last_token(assistant, renderer, prompts):
+    model = RewardModel(assistant)
+    rows = [renderer.answered(prompt, [20 + i] * (1 + i)) for i, prompt in enumerate(prompts)]
     with torch.no_grad():
-        right, left = (model.scores(small.renderer.collate(rows, side)) for side in ("right", "left"))
-        alone = torch.cat([model.scores(small.renderer.collate([row])) for row in rows])
+        right, left = (model.scores(renderer.collate(rows, side)) for side in ("right", "left"))
+        alone = torch.cat([model.scores(renderer.collate([row])) for row in rows])
     assert torch.allclose(right, left, atol=1e-5) and torch.allclose(right, alone, atol=1e-5)
     assert len(set(alone.tolist())) == 3
 
 
-def test_values_are_of_the_state_before_each_token(small, prompts):
-    model = RewardModel(small.model)
-    long = small.renderer.answered(prompts[0], [20, 21, 22])
-    other = small.renderer.answered(prompts[0], [20, 21, 99])
+def test_values_are_of_the_state_before_each_token(assistant, renderer, prompts):
+    model = RewardModel(assistant)
+    long = renderer.answered(prompts[0], [20, 21, 22])
+    other = renderer.answered(prompts[0], [20, 21, 99])
     with torch.no_grad():
-        one, two = model.values(small.renderer.collate([long])), model.values(small.renderer.collate([other]))
-        score = model.scores(small.renderer.collate([small.renderer.answered(prompts[0], [20, 21])]))
+        one, two = model.values(renderer.collate([long])), model.values(renderer.collate([other]))
+        score = model.scores(renderer.collate([renderer.answered(prompts[0], [20, 21])]))
     assert torch.allclose(one, two, atol=1e-6)  # the last token is not seen by its own value
     assert torch.allclose(one[:, -1], score, atol=1e-5)
 
 
-def test_the_split_of_a_reward_step_changes_nothing(small, prompts):
-    objective = BradleyTerry(RewardModel(small.model))
-    reference = gradients(objective, [comparison_batch(small.renderer, prompts, range(8))])
+def test_the_split_of_a_reward_step_changes_nothing(assistant, renderer, prompts):
+    objective = BradleyTerry(RewardModel(assistant), renderer)
+    reference = gradients(objective, [comparison_batch(renderer, prompts, range(8))])
     for split in SPLITS[1:]:
         starts = [sum(split[:i]) for i in range(len(split))]
         batches = [
-            comparison_batch(small.renderer, prompts, range(start, start + size))
+            comparison_batch(renderer, prompts, range(start, start + size))
             for start, size in zip(starts, split, strict=True)
         ]
         assert_same(reference, gradients(objective, batches))
 
 
-def test_a_reward_model_survives_saving(small, prompts, tmp_path):
-    model = RewardModel(small.model)
+def test_a_reward_model_survives_saving(assistant, renderer, prompts, tmp_path):
+    model = RewardModel(assistant)
     torch.nn.init.constant_(model.head.bias, 0.7)
-    BradleyTerry(model).save(tmp_path)
-    batch = small.renderer.collate([small.renderer.answered(prompts[0], [20, 21])])
+    BradleyTerry(model, renderer).save(tmp_path)
+    batch = renderer.collate([renderer.answered(prompts[0], [20, 21])])
     with torch.no_grad():
         assert torch.equal(RewardModel.load(tmp_path).eval().scores(batch), model.eval().scores(batch))
 
@@ -151,16 +158,15 @@ def text_batches(renderer, split, tokens):
 
 
 @pytest.mark.parametrize("pretraining", [0.0, 0.5])
-def test_the_split_of_a_ppo_step_changes_nothing(small, prompts, pretraining):
-    made, answered = rollouts(small.renderer, prompts)
-    critic = RewardModel(type(small.model)(small.model.config))
-    objective = PPO(small.model, critic, pretraining_coefficient=pretraining)
+def test_the_split_of_a_ppo_step_changes_nothing(assistant, critic, renderer, prompts, pretraining):
+    made, answered = rollouts(renderer, prompts)
+    objective = PPO(assistant, critic, renderer, pretraining_coefficient=pretraining)
     tokens = int(made.lengths.sum())
     results = [
         gradients(
             objective,
-            ppo_batches(small.renderer, made, answered, split)
-            + (text_batches(small.renderer, 4 // parts, tokens) if pretraining else []),
+            ppo_batches(renderer, made, answered, split)
+            + (text_batches(renderer, 4 // parts, tokens) if pretraining else []),
         )
         for split, parts in zip(SPLITS, (4, 2, 1), strict=True)
     ]
@@ -168,33 +174,32 @@ def test_the_split_of_a_ppo_step_changes_nothing(small, prompts, pretraining):
     assert_same(results[0], results[2])
 
 
-def test_pretraining_adds_exactly_its_own_mean_gradient(small, prompts):
-    made, answered = rollouts(small.renderer, prompts)
-    critic = RewardModel(type(small.model)(small.model.config))
-    step = ppo_batches(small.renderer, made, answered, [8])
-    texts = text_batches(small.renderer, 2, int(made.lengths.sum()))
-    alone = gradients(PPO(small.model, critic), step)
-    mixed = gradients(PPO(small.model, critic, pretraining_coefficient=0.5), step + texts)
+def test_pretraining_adds_exactly_its_own_mean_gradient(assistant, critic, renderer, prompts):
+    made, answered = rollouts(renderer, prompts)
+    step = ppo_batches(renderer, made, answered, [8])
+    texts = text_batches(renderer, 2, int(made.lengths.sum()))
+    alone = gradients(PPO(assistant, critic, renderer), step)
+    mixed = gradients(PPO(assistant, critic, renderer, pretraining_coefficient=0.5), step + texts)
 
-    whole = text_batches(small.renderer, 1, 1)[0]
-    small.model.zero_grad()
+    whole = text_batches(renderer, 1, 1)[0]
+    assistant.zero_grad()
     labels = whole["input_ids"].masked_fill(~whole["loss_mask"], -100)
-    small.model(
+    assistant(
         input_ids=whole["input_ids"],
         attention_mask=whole["attention_mask"],
         position_ids=whole["position_ids"],
         labels=labels,
     ).loss.backward()
-    for name, parameter in small.model.named_parameters():
+    for name, parameter in assistant.named_parameters():
         if parameter.grad is not None and f"policy.{name}" in mixed:
             before = alone.get(f"policy.{name}", torch.zeros(()))
             torch.testing.assert_close(mixed[f"policy.{name}"] - before, 0.5 * parameter.grad, rtol=1e-3, atol=1e-5)
 
 
-def test_the_loss_is_policy_and_value_over_the_response_tokens(small, prompts):
-    made, answered = rollouts(small.renderer, prompts)
-    objective = PPO(small.model, RewardModel(type(small.model)(small.model.config)))
-    loss = objective.loss(ppo_batches(small.renderer, made, answered, [8])[0])
+def test_the_loss_is_policy_and_value_over_the_response_tokens(assistant, critic, renderer, prompts):
+    made, answered = rollouts(renderer, prompts)
+    objective = PPO(assistant, critic, renderer)
+    loss = objective.loss(ppo_batches(renderer, made, answered, [8])[0])
     assert loss.weight == made.lengths.sum()
     assert loss.total.item() == pytest.approx(
         float(loss.metrics["policy_loss"][0] + 0.1 * loss.metrics["value_loss"][0]), rel=1e-5
@@ -203,7 +208,7 @@ def test_the_loss_is_policy_and_value_over_the_response_tokens(small, prompts):
     assert not any(total.requires_grad for total, _ in loss.metrics.values())
 
 
-def test_dropout_and_batch_statistics_stay_off(small):
-    objective = PPO(small.model, RewardModel(type(small.model)(small.model.config)))
+def test_dropout_and_batch_statistics_stay_off(assistant, critic, renderer):
+    objective = PPO(assistant, critic, renderer)
     objective.train()
     assert not any(module.training for module in objective.modules())

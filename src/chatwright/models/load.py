@@ -61,9 +61,9 @@ def load_model(name: str | Path, dtype: torch.dtype = torch.float32, attention: 
             if config.model_type in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
             else AutoModelForCausalLM
         )
-        model, notes = auto.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention, output_loading_info=True
-        )
+        # Eyes keep their own attention, which a convolutional one has not.
+        wanted = {"text_config": attention} if config.get_text_config() is not config else attention
+        model, notes = auto.from_pretrained(folder, dtype=dtype, attn_implementation=wanted, output_loading_info=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         line = str(error).strip().split("\n")[0][:200]
         raise ChatwrightError(f"{folder}: damaged or not a checkpoint ({line}); copy it again") from error

@@ -7,6 +7,7 @@ model is Bradley & Terry 1952.
 from pathlib import Path
 from typing import Any, Self
 
+from chatwright.data.render import Renderer
 from chatwright.models.heads import RewardModel
 from chatwright.objectives.base import Loss, Objective
 from chatwright.objectives.feedback.mathematics import bradley_terry
@@ -20,11 +21,15 @@ class BradleyTerry(Objective):
     ``comparison.ranks`` [N] (0 the best; equal is a tie and makes no pair) and ``comparison.groups`` [N] (one number
     for the responses that were ranked together, which must not be split over micro-batches). The weight is the number
     of pairs.
+
+    Args:
+        model: the reward model; parameters without ``requires_grad`` stay as they are.
+        renderer: saved beside the model.
     """
 
-    def __init__(self, model: RewardModel) -> None:
+    def __init__(self, model: RewardModel, renderer: Renderer) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.renderer = model, renderer
         self.train()
 
     def train(self, mode: bool = True) -> Self:
@@ -38,3 +43,4 @@ class BradleyTerry(Objective):
 
     def save(self, folder: Path) -> None:
         self.model.save(folder)
+        self.renderer.save(folder)

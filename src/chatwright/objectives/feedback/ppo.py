@@ -11,6 +11,7 @@ from typing import Any, Self
 import torch
 from transformers import PreTrainedModel
 
+from chatwright.data.render import Renderer
 from chatwright.models.heads import RewardModel
 from chatwright.models.load import token_logprobs
 from chatwright.objectives.base import Loss, Objective
@@ -37,6 +38,7 @@ class PPO(Objective):
 
     Args:
         policy: the model being trained. critic: its value model, made from the reward model.
+        renderer: saved beside the policy.
         temperature: of the sampling; logits are divided by it here as well.
         clip, value_clip: how far the ratio and the values may move within one rollout.
     """
@@ -45,6 +47,7 @@ class PPO(Objective):
         self,
         policy: PreTrainedModel,
         critic: RewardModel,
+        renderer: Renderer,
         temperature: float = 1.0,
         clip: float = 0.2,
         value_clip: float = 0.2,
@@ -52,7 +55,7 @@ class PPO(Objective):
         pretraining_coefficient: float = 0.0,
     ) -> None:
         super().__init__()
-        self.policy, self.critic, self.temperature = policy, critic, temperature
+        self.policy, self.critic, self.renderer, self.temperature = policy, critic, renderer, temperature
         self.clip, self.value_clip = clip, value_clip
         self.value_coefficient, self.pretraining_coefficient = value_coefficient, pretraining_coefficient
         self.train()
@@ -96,3 +99,4 @@ class PPO(Objective):
 
     def save(self, folder: Path) -> None:
         self.policy.save_pretrained(folder)
+        self.renderer.save(folder)

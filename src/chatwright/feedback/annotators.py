@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from chatwright.data.instruct import correct, helpfulness
+from chatwright.data.records import Prompt
 from chatwright.errors import ChatwrightError
 from chatwright.feedback.agreement import expected_agreement
 
@@ -57,6 +59,25 @@ def calibrate(utilities: Sequence[Sequence[float]], target: float = 0.73) -> flo
         else:
             high = middle
     return math.exp((low + high) / 2)
+
+
+def utility(prompt: Prompt, text: str, finished: bool = True) -> float:
+    """How good a response is, before any noise; only differences between responses to one prompt mean something.
+
+    Where the prompt carries the truth about what it asks: 2 for a right answer and up to 1 for a helpful form. Where it
+    carries a reference only: up to 2 for likeness to it and up to 0.5 for a sane length. 0.5 more for an answer that
+    was not cut off.
+
+    Raises:
+        ChatwrightError: the prompt carries neither.
+    """
+    if "truth" in prompt.meta:
+        worth = 2 * correct(prompt, text) + helpfulness(prompt, text)
+    elif prompt.reference:
+        worth = 2 * likeness(text, prompt.reference) + 0.5 * brevity(text, prompt.reference)
+    else:
+        raise ChatwrightError("simulated annotators judge by a reference and a prompt has none; add `reference` to it")
+    return round(worth + 0.5 * finished, 6)
 
 
 def likeness(text: str, reference: str, order: int = 6, beta: float = 2.0) -> float:

@@ -1,6 +1,7 @@
 """Heads on top of any transformers model: one number for a whole answer, or one for every token."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from chatwright.data.render import Rendered, Renderer
 from chatwright.errors import ChatwrightError
-from chatwright.models.load import hidden_states, load_model
+from chatwright.models.load import checkpoint_of, hidden_states, load_model
 
 HEAD = "score_head.safetensors"
 
@@ -56,15 +58,29 @@ class RewardModel(nn.Module):
         save_file({name: tensor.contiguous() for name, tensor in self.head.state_dict().items()}, folder / HEAD)
 
     @classmethod
-    def load(cls, folder: Path) -> "RewardModel":
-        """Read what `save` wrote.
+    def load(cls, name: str | Path, attention: str = "sdpa") -> "RewardModel":
+        """Read what `save` wrote; ``name`` is a folder of it or an artifact.
 
         Raises:
             ChatwrightError: the folder holds a model without a score head.
         """
+        folder = checkpoint_of(name)
         if not (folder / HEAD).exists():
             raise ChatwrightError(f"{folder}: no {HEAD}, so no reward model; make one with `chatwright reward`")
-        backbone = load_model(folder)
+        backbone = load_model(folder, attention=attention)
         head = ScalarHead(backbone.config.get_text_config().hidden_size)
         head.load_state_dict(load_file(folder / HEAD))
         return cls(backbone, head)
+
+
+@torch.no_grad()
+def score_all(model: RewardModel, renderer: Renderer, rows: Sequence[Rendered], batch_size: int = 64) -> Tensor:
+    """[N] scores of rendered answers, rows of like length computed together."""
+    scores = torch.zeros(len(rows))
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    device = model.head.weight.device
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = renderer.collate([rows[i] for i in chosen])
+        scores[chosen] = model.scores({name: value.to(device) for name, value in batch.items()}).cpu()
+    return scores

@@ -34,7 +34,8 @@ class BradleyTerry(Objective):
 
     def train(self, mode: bool = True) -> Self:
         """Dropout and batch statistics stay off: the pairs of a prompt are to differ by their responses alone."""
-        return super().train(False)
+        super().train(False)
+        return self
 
     def loss(self, batch: dict[str, Any]) -> Loss:
         scores = self.model.scores(rendered(batch))

@@ -25,7 +25,8 @@ class PPO(Objective):
     A micro-batch is one of two, told apart by their keys:
 
     * rollouts, as the renderer's ``collate`` made them (``loss_mask`` [B, T] at the response's tokens) with
-      ``rollout.logprobs``, ``rollout.values``, ``rollout.advantages`` and ``rollout.returns`` [B, T]. Every
+      ``rollout.logprobs``, ``rollout.values``, ``rollout.advantages`` and ``rollout.returns`` [B, T], and
+      ``rollout.fresh``, 1 if the policy is still the one that said them (its ratio has to be one), else 0. Every
       ``metrics.<name>`` [B] (score, KL to the reference, length ...) is reported as its mean over the rows.
     * pretraining material, collated the same way, with ``pretraining.scale`` (scalar).
 
@@ -62,7 +63,8 @@ class PPO(Objective):
 
     def train(self, mode: bool = True) -> Self:
         """Dropout and batch statistics stay off: the first ratio has to be one."""
-        return super().train(False)
+        super().train(False)
+        return self
 
     def loss(self, batch: dict[str, Any]) -> Loss:
         return self._rollouts(batch) if "rollout.advantages" in batch else self._pretraining(batch)
@@ -76,6 +78,8 @@ class PPO(Objective):
         )
         tokens = mask.sum()
         moved = kl_k3(old, logprobs.detach())[mask].sum()
+        fresh = batch["rollout.fresh"]
+        largest = (logprobs.detach() - old)[mask].abs().max()
         metrics = {
             "policy_loss": (policy.detach(), tokens),
             "value_loss": (value.detach(), tokens),
@@ -83,8 +87,9 @@ class PPO(Objective):
             "value_clip_fraction": (value_clipped, tokens),
             "entropy": (entropy[mask].sum(), tokens),
             "kl_from_rollout": (moved, tokens),
+            "fresh_log_ratio": (largest * fresh, fresh),
         }
-        rows = torch.tensor(len(mask))
+        rows = tokens.new_tensor(len(mask))
         metrics |= {
             name.removeprefix("metrics."): (value.sum(), rows) for name, value in batch.items() if "metrics." in name
         }
@@ -95,7 +100,7 @@ class PPO(Objective):
         cross_entropy = -logprobs.sum()  # zero where nothing is predicted
         total = self.pretraining_coefficient * batch["pretraining.scale"] * cross_entropy
         metrics = {"pretraining_loss": (cross_entropy.detach(), batch["loss_mask"][:, 1:].sum())}
-        return Loss(total, torch.zeros((), dtype=torch.long), metrics)
+        return Loss(total, torch.zeros((), device=total.device), metrics)
 
     def save(self, folder: Path) -> None:
         self.policy.save_pretrained(folder)

@@ -46,8 +46,15 @@ class Rollouts:
         for name, tensor in state.items():
             getattr(self, name).copy_(tensor)
 
-    def attach(self, batch: dict[str, Any], rows: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
-        """Add to a collated batch of the responses ``rows`` what `PPO.loss` reads beside it."""
+    def attach(
+        self, batch: dict[str, Any], rows: Sequence[int], names: Sequence[str], fresh: bool = False
+    ) -> dict[str, Any]:
+        """Add to a collated batch of the responses ``rows`` what `PPO.loss` reads beside it.
+
+        Args:
+            names: of the metrics. fresh: the policy has not been changed since it said them.
+        """
+        batch["rollout.fresh"] = torch.tensor(float(fresh))
         chosen = torch.as_tensor(rows)
         for name in ("logprobs", "values", "advantages", "returns"):
             batch[f"rollout.{name}"] = spread(getattr(self, name)[chosen], self.mask[chosen], batch["loss_mask"])

@@ -59,7 +59,8 @@ class Renderer:
             for kind, attribute in PLACEHOLDERS.items()
             if self.multimodal and getattr(processor, attribute, None)
         }
-        self.stop_ids = {self.tokenizer.eos_token_id, self._end_of_turn()}
+        self.end_id = self._end_of_turn()
+        self.stop_ids = {self.tokenizer.eos_token_id, self.end_id}
         self.pad_id: int = (
             self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
         )
@@ -121,6 +122,11 @@ class Renderer:
         text = self._template(messages, generate=True)
         ids, _ = self._tokenize(text)
         return self._with_media(text, ids, [False] * len(ids), _media_of(messages))
+
+    def answer(self, text: str, finished: bool = True) -> list[int]:
+        """The tokens of an answer as a model says it: with the end of its turn, unless it was cut off before."""
+        tokens = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [*tokens, self.end_id] if finished else list(tokens)
 
     def answered(self, prompt: Rendered, tokens: Sequence[int]) -> Rendered:
         """A rendered prompt followed by the tokens of an answer, which are supervised."""

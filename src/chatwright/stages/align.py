@@ -61,7 +61,7 @@ class Align(Stage):
         language = load_model(self.language, attention="eager")
         renderer = Renderer(build.processor(Renderer.load(self.language / "model").tokenizer, self.pixels, stride))
         model = build.assistant(eye, language, renderer.processor)
-        model.set_attn_implementation("eager")
+        model.get_decoder().set_attn_implementation("eager")
         documents = load(self.captions, Document)
         rows = [renderer.document(document) for document in documents]
         captions = [document.text for document in documents]

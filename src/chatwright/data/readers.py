@@ -59,7 +59,7 @@ def format_of(row: Any, path: Path, number: int) -> str:
         if any(choice <= row.keys() for choice in keys):
             return name
     known = "; ".join(f"{name} {{{', '.join(sorted(keys[0]))}}}" for name, (keys, _) in FORMATS.items())
-    raise ChatwrightError(f"{path}:{number}: row: unknown format with {', '.join(row)}; use one of: {known}")
+    raise ChatwrightError(f"{path}:{number}: row: unknown format with {list(row)!r:.80}; use one of: {known}")
 
 
 def convert(record: Record, kind: type[R], path: Path, number: int) -> R:
@@ -116,7 +116,7 @@ def _reference(row: Row, name: str, choices: tuple[str, ...]) -> str | None:
         raise row.error(name, f"is {answer!r:.40}; write a text or a number")
     if choices and answer is not None and answer not in choices:
         raise row.error(name, f"{answer!r:.40} is not among the choices; add it to them")
-    return answer
+    return answer and row.whole(answer, name)
 
 
 def _alpaca_turns(row: Row) -> list[dict[str, Any]]:
@@ -124,9 +124,10 @@ def _alpaca_turns(row: Row) -> list[dict[str, Any]]:
     turns = []
     if system := row.take("system"):
         turns.append({"role": "system", "content": system})
-    for pair in row.take("history") or []:
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise row.error("history", f"holds {pair!r:.40}; write [question, answer] pairs")
+    history = row.take("history") or []
+    if not isinstance(history, list) or any(not isinstance(pair, list) or len(pair) != 2 for pair in history):
+        raise row.error("history", f"is {history!r:.40}; write [question, answer] pairs")
+    for pair in history:
         turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
     asked = row.text("instruction")
     given = row.take("input")

@@ -1,5 +1,6 @@
 """One row of a user's file while it is read: its columns, its media and its conversation."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any, cast
@@ -34,7 +35,8 @@ class Row:
         self.has_marks = any(self.given.values()) or "conversations" in row
 
     def error(self, field: str, problem: object) -> ChatwrightError:
-        return ChatwrightError(f"{self.path}:{self.number}: {field}: {problem}")
+        line = str(problem).replace("\n", " ")
+        return ChatwrightError(f"{self.path}:{self.number}: {field}: {line}")
 
     def take(self, name: str) -> Any:
         """Remove a column and give what it holds; None when there is no such column."""
@@ -47,13 +49,21 @@ class Row:
             raise self.error(name, "is empty; fill it or remove the row")
         if not isinstance(value, str):
             raise self.error(name, f"is {value!r:.40}; write a text")
-        return value
+        return self.whole(value, name)
+
+    def whole(self, text: str, field: str) -> str:
+        """The text, if it can be written as UTF-8: JSON escapes may hold half of a surrogate pair."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise self.error(field, f"holds {text[error.start]!r}, half of a character; remove it") from error
+        return text
 
     def texts(self, name: str) -> tuple[str, ...]:
         value = self.take(name) or []
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise self.error(name, f"is {value!r:.40}; write a list of texts")
-        return tuple(value)
+        return tuple(self.whole(item, name) for item in value)
 
     def turns(self, field: str, role: Role) -> list[Any]:
         """A column that holds turns: a list of them, a single one, or a text that ``role`` says."""
@@ -70,6 +80,11 @@ class Row:
 
     def meta(self) -> dict[str, Any]:
         given = self.take("meta")
+        if isinstance(given, str) and given.startswith("{"):  # As `store.save` writes it to Parquet.
+            try:
+                given = json.loads(given)
+            except ValueError as error:
+                raise self.error("meta", f"is not JSON ({error}); write an object") from error
         rest = {name: value for name, value in self.row.items() if isinstance(value, str | int | float)}
         return {**rest, **(given if isinstance(given, dict) else {})}
 
@@ -107,7 +122,7 @@ class Row:
         for at, item in enumerate(value):
             place = f"{field}[{at}]"
             if isinstance(item, str):
-                parts.append(Part.of_text(item))
+                parts.append(Part.of_text(self.whole(item, place)))
                 continue
             given = {key: inner for key, inner in item.items() if inner is not None} if isinstance(item, dict) else {}
             name = str(given.pop("type", "nothing"))
@@ -116,7 +131,7 @@ class Row:
                 text = given.get("text", given.get("value"))
                 if not isinstance(text, str):
                     raise self.error(place, f"has no text but {sorted(given)}; write {{'type': 'text', 'text': ...}}")
-                parts.append(Part.of_text(text))
+                parts.append(Part.of_text(self.whole(text, place)))
             elif modality not in MODALITIES:
                 raise self.error(f"{place}.type", f"unknown part {name!r}; use {', '.join(MODALITIES)} or image_url")
             elif not given:
@@ -128,6 +143,7 @@ class Row:
 
     def marked_text(self, text: str, field: str) -> tuple[Part, ...]:
         """A text whose <image> marks are replaced by the media beside it."""
+        text = self.whole(text, field)
         pieces = MARK.split(text) if self.has_marks else [text]
         parts = []
         for at, piece in enumerate(pieces):

@@ -67,7 +67,7 @@ def load(path: Path | str, kind: type[R]) -> Sequence[R]:
     path = Path(path)
     rows = open_rows(path)
     if isinstance(rows, ParquetRows):
-        written = next((kind for kind, schema in SCHEMAS.items() if rows.schema.equals(schema)), None)
+        written = next((stored for stored, schema in SCHEMAS.items() if rows.schema.equals(schema)), None)
         if written:
             return Decoded(rows, lambda number, row: readers.convert(_decode(row, written), kind, path, number))
     return readers.read(rows, path, kind)

@@ -6,6 +6,7 @@ from chatwright.stages.base import Stage
 from chatwright.stages.chat import Chat
 from chatwright.stages.data import Data
 from chatwright.stages.evaluate import Evaluate
+from chatwright.stages.instructions import Instructions
 from chatwright.stages.pretrain import Pretrain
 from chatwright.stages.report import Report
 from chatwright.stages.reward import Reward
@@ -18,6 +19,7 @@ STAGES: dict[str, type[Stage]] = {
     stage.name(): stage
     for stage in (
         Data,
+        Instructions,
         Tokenizer,
         Pretrain,
         Vision,

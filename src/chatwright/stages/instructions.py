@@ -1,6 +1,7 @@
 """Real instructions for a pretrained model, English and Chinese."""
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,5 +46,13 @@ class Instructions(Stage):
         ]
         save(rows[: self.demonstrations], out / "demonstrations.parquet")
         save(asked[: self.prompts], out / "prompts.parquet")
-        held = [replace(prompt, meta={**prompt.meta, "split": "heldout"}) for prompt in asked[self.prompts :]]
-        save(held, out / "heldout.parquet")
+        save(_with_choices(asked[self.prompts :]), out / "heldout.parquet")
+
+
+def _with_choices(prompts: list[Prompt]) -> Iterator[Prompt]:
+    """Each prompt with the answers to three others in its language: which one belongs to the question?"""
+    for language in ("en", "zh"):
+        some = [prompt for prompt in prompts if prompt.meta["language"] == language]
+        for i, prompt in enumerate(some):
+            answers = [some[(i + step) % len(some)].reference or "" for step in range(4)]
+            yield replace(prompt, choices=tuple(dict.fromkeys(answers)), score="choice")

@@ -592,7 +592,8 @@ def _charts(page: Page, key: str) -> list[tuple[str, str]]:
             if len(points) >= 2:
                 name = f"{stage.name}, {title}" if len(titles) > 1 else stage.name
                 colour = order.index(arm) if arm else figures.ARM_COLOURS - 1
-                found.append(figures.Curve(name, *zip(*points, strict=True), colour))
+                steps, values = zip(*points, strict=True)
+                found.append(figures.Curve(name, steps, values, colour))
     if key == "loss":
         return [
             (curve.label, figures.curves(f"loss-{number}", [curve], f"Loss of {curve.label} over its steps"))

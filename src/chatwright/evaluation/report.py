@@ -40,6 +40,7 @@ from chatwright.evaluation import figures
 SCORE = ("score", "low", "high", "n", "chance")
 WHAT = {
     "data": "records to learn from",
+    "instructions": "records to learn from",
     "tokenizer": "byte-level BPE",
     "pretrain": "reads raw text",
     "vision": "the eye learns alone",

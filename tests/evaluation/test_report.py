@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from chatwright.data import store
 from chatwright.data.records import Comparison, Message, Prompt
 from chatwright.errors import ChatwrightError
-from chatwright.evaluation import figures, report
+from chatwright.evaluation import figures, harness, report
 from chatwright.evaluation.report import Claim
 from chatwright.stages.base import execute
 from chatwright.stages.report import Report
@@ -29,7 +29,7 @@ IMAGE_TASKS = {
     "naming": ("What is this?", "这是什么？", "a red apple", "红苹果", 0.008),
     "counting": ("How many cats are there?", "图里有几只猫？", "three", "三只", 0.2),
     "yes_no": ("Is there a bicycle in the picture?", "图里有自行车吗？", "yes", "有", 0.5),
-    "spatial": ("Where is the owl, left or right of the tree?", "猫头鹰在树的左边还是右边？", "left", "左边", 0.25),
+    "relation": ("Where is the owl, left or right of the tree?", "猫头鹰在树的左边还是右边？", "left", "左边", 0.25),
     "category": ("What kind of thing is this?", "这是哪一类东西？", "food", "食物", 0.1),
 }
 TEXT_TASKS = {
@@ -49,14 +49,24 @@ def made_up_run(run: Path, questions: int = 4) -> Report:
     for name, kind, seconds in made:
         lines = []
         for step in range(0, 600, 6):
-            row = {"step": step, "loss": 0.4 + 4 * math.exp(-step / 120) + draw.gauss(0, 0.06), "tokens": 2400 * step}
+            row = {
+                "stage": kind,
+                "step": step,
+                "loss": 0.4 + 4 * math.exp(-step / 120) + draw.gauss(0, 0.06),
+                "tokens": 2400 * step,
+            }
             if kind == "rl":
-                row |= {"reward": 1.5 - 2 * math.exp(-step / 150) + draw.gauss(0, 0.1), "kl": step / 60}
+                row |= {
+                    "score": 2 - step / 900,
+                    "reward": 1.5 - 2 * math.exp(-step / 150) + draw.gauss(0, 0.1),
+                    "kl": step / 60,
+                }
             lines.append(json.dumps(row))
         finish(run / name, kind, seconds, {})
         if kind not in ("tokenizer", "annotate"):
             (run / name / "metrics.jsonl").write_text("\n".join(lines))
     (run / "ppo_ptx" / "model").mkdir()
+    (run / "ppo_ptx" / "model" / "config.json").write_text("{}")
     save_file({"weight": np.zeros((30, 70), np.float32), "bias": np.zeros(41, np.float32)},
               run / "ppo_ptx" / "model" / "model.safetensors")  # fmt: skip
 
@@ -67,7 +77,7 @@ def made_up_run(run: Path, questions: int = 4) -> Report:
             question, reference = ((english, answer), (chinese, antwort))[number % 2]
             pictures = [picture(draw)] if task in IMAGE_TASKS else []
             prompts.append(Prompt((Message.of("user", question, *pictures),), reference))
-            split = ("compositions", "concepts")[number // 2 % 2] if task == "category" else "compositions"
+            split = ("composition", "concept")[number // 2 % 2] if task == "category" else "composition"
             about.append({"task": task, "language": language, "split": split, "question": question})
     store.save(prompts, run / "heldout.parquet")
 
@@ -89,9 +99,9 @@ def made_up_run(run: Path, questions: int = 4) -> Report:
                     "en": made_up_score(skill, chance, 200),
                     "zh": made_up_score(0.95 * skill, chance, 200),
                 },
-                "by_split": {"compositions": made_up_score(skill, chance, 300)},
+                "by_split": {"composition": made_up_score(skill, chance, 300)},
             }
-        scores["category"]["by_split"]["concepts"] = made_up_score(0.6 * SKILL[arm], 0.1, 100)
+        scores["category"]["by_split"]["concept"] = made_up_score(0.6 * SKILL[arm], 0.1, 100)
         finish(folder, "evaluate", 12.5, {"model": str(run / stage / "model")})
         (folder / "scores.json").write_text(json.dumps(scores))
         (folder / "answers.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
@@ -120,7 +130,7 @@ def stage_about(run: Path) -> Report:
     return Report(
         arms={arm: run / f"evaluate_{arm}" for arm in ARMS},
         data=run / "heldout.parquet",
-        model=run / "ppo_ptx" / "model",
+        model=str(run / "ppo_ptx"),
         reward=run / "reward",
         comparisons=run / "annotate" / "comparisons_heldout.parquet",
         annotate=run / "annotate",
@@ -132,11 +142,11 @@ def stage_about(run: Path) -> Report:
         claims=[
             Claim("After fine-tuning, the mean of the picture tasks is at least three times the untuned model's",
                   "arms.sft.image.score", times=3, of="arms.align.image.score"),
-            Claim("Counting one to five things in unseen compositions", "arms.sft.counting.by_split.compositions.score",
+            Claim("Counting one to five things in unseen compositions", "arms.sft.counting.by_split.composition.score",
                   at_least=0.75),
             Claim("Naming trained concepts", "arms.sft.naming.score", at_least=0.99),
-            Claim("The category of never-seen concepts, against guessing", "arms.sft.category.by_split.concepts.score",
-                  times=3, of="arms.sft.category.by_split.concepts.chance"),
+            Claim("The category of never-seen concepts, against guessing", "arms.sft.category.by_split.concept.score",
+                  times=3, of="arms.sft.category.by_split.concept.chance"),
             Claim("Chinese close to English", "arms.sft.image.by_language.zh.score",
                   within=0.1, of="arms.sft.image.by_language.en.score"),
             Claim("Reward model close to what annotator noise allows", "reward_model.accuracy",
@@ -201,6 +211,19 @@ def test_report_json_has_the_promised_keys(made):
     assert numbers["parameters"] == 30 * 70 + 41
     # Six stages trained on tokens up to step 594; the vision stage counts pictures.
     assert numbers["tokens"] == 6 * 2400 * 594
+
+
+def test_scores_as_evaluate_adds_them_up_are_read(tmp_path):
+    rows = [
+        {"task": "naming", "language": language, "split": split, "correct": language == "en", "chance": 0.25}
+        for language in ("en", "zh")
+        for split in ("composition", "concept")
+    ]
+    scores = harness.tally(rows)
+    (tmp_path / "scores.json").write_text(json.dumps(scores))
+    read = report.with_means(report.read_scores(tmp_path), {"image": ["naming", "unknown"]})
+    assert read["image"]["score"] == read["naming"]["score"] == 0.5
+    assert read["image"]["by_language"]["zh"]["score"] == 0 and read["image"]["by_split"]["concept"]["n"] == 2
 
 
 def test_a_finished_report_is_not_made_again(made):
@@ -351,8 +374,8 @@ def test_a_missing_model_and_an_unknown_pair_are_named(tmp_path):
     stage.win_rates = ["ppo_vs_gpt"]
     with pytest.raises(ChatwrightError, match="'ppo_vs_gpt' is not <arm>_vs_<arm>"):
         stage.run(tmp_path / "demo" / "report")
-    stage.win_rates, stage.model = [], tmp_path / "nowhere"
-    with pytest.raises(ChatwrightError, match=r"nowhere: holds no \*\.safetensors file"):
+    stage.win_rates, stage.model = [], str(tmp_path / "nowhere")
+    with pytest.raises(ChatwrightError, match="nowhere: no such folder; name a checkpoint"):
         stage.run(tmp_path / "demo" / "report")
 
 

@@ -3,8 +3,8 @@
 What is read, from the artifact folders of a run (`chatwright.stages.base`):
 
 - every stage's ``DONE`` (seconds), ``settings.yaml`` (what kind of stage it is, which model it took) and
-  ``metrics.jsonl`` (a JSON object a line with ``step`` and any of ``loss``, ``reward``, ``kl``, ``tokens`` (so far),
-  and ``stage``, the title of the training where a stage trains more than once).
+  ``metrics.jsonl``, a JSON object a line: ``step``, any of ``loss``, ``score``, ``reward`` and ``kl``, ``tokens`` (so
+  far), and ``stage``, the title of the training where a stage trains more than once.
 - an arm's ``scores.json``: task -> {score, low, high, n, chance} with scores in [0, 1] and the higher the better;
   optionally ``by_language`` and ``by_split``, each name -> the same five numbers.
 - an arm's ``answers.jsonl``: a line an answer, {id, task, language, split, question, reference, answer, correct, row}
@@ -39,6 +39,8 @@ from chatwright.evaluation import figures
 
 SCORE = ("score", "low", "high", "n", "chance")
 WHAT = {
+    "data": "records to learn from",
+    "instructions": "records to learn from",
     "tokenizer": "byte-level BPE",
     "pretrain": "reads raw text",
     "vision": "the eye learns alone",
@@ -53,7 +55,8 @@ WHAT = {
 WITHOUT_TOKENS = ("vision",)
 CURVES = {
     "loss": "Loss",
-    "reward": "Reward of sampled answers",
+    "score": "Score by the reward model",
+    "reward": "Reward, after penalties",
     "kl": "KL to the reference policy",
 }
 
@@ -583,13 +586,15 @@ def _charts(page: Page, key: str) -> list[tuple[str, str]]:
         if key != "loss" and stage.kind != "rl":
             continue
         arm = arm_of.get(stage.name)
-        for title in dict.fromkeys(row.get("stage", stage.name) for row in stage.metrics):
+        titles = dict.fromkeys(row.get("stage", stage.name) for row in stage.metrics)
+        for title in titles:
             rows = [row for row in stage.metrics if row.get("stage", stage.name) == title]
             points = [(row["step"], row[key]) for row in rows if key in row and "step" in row]
             if len(points) >= 2:
-                name = title if title.startswith(stage.name) else f"{stage.name}: {title}"
+                name = f"{stage.name}, {title}" if len(titles) > 1 else stage.name
                 colour = order.index(arm) if arm else figures.ARM_COLOURS - 1
-                found.append(figures.Curve(name, *zip(*points, strict=True), colour))
+                steps, values = zip(*points, strict=True)
+                found.append(figures.Curve(name, steps, values, colour))
     if key == "loss":
         return [
             (curve.label, figures.curves(f"loss-{number}", [curve], f"Loss of {curve.label} over its steps"))

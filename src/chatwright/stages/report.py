@@ -13,6 +13,7 @@ from chatwright.evaluation import report
 from chatwright.evaluation.judges import win_rate
 from chatwright.evaluation.report import Claim
 from chatwright.files import write
+from chatwright.models.load import checkpoint_of
 from chatwright.stages.base import Stage
 
 EXAMPLES = 6  # best, and as many worst, answers of the reward model
@@ -25,7 +26,7 @@ class Report(Stage):
     Args:
         arms: name -> folder of the evaluate stage, in the order of the table.
         data: the held-out prompts that the arms answered.
-        model: folder with the model whose parameters are counted.
+        model: the checkpoint or artifact whose parameters are counted.
         reward: folder of the reward stage.
         comparisons: the held-out comparisons that the reward model was tested on.
         annotate: folder of the annotate stage.
@@ -38,7 +39,7 @@ class Report(Stage):
 
     arms: dict[str, Path]
     data: Path
-    model: Path
+    model: str
     reward: Path | None = None
     comparisons: Path | None = None
     annotate: Path | None = None
@@ -65,7 +66,7 @@ class Report(Stage):
             "annotators": report.read_agreement(self.annotate) if self.annotate else {},
             "kl": {arm: kl for arm, stage in made_by.items() if stage and (kl := report.final_kl(stage)) is not None},
             "seconds": {stage.name: stage.seconds for stage in stages},
-            "parameters": report.count_parameters(self.model),
+            "parameters": report.count_parameters(checkpoint_of(self.model)),
             "tokens": sum(stage.tokens for stage in stages),
         }
         verdicts = [report.judge(claim, numbers) for claim in self.claims]

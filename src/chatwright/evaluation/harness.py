@@ -118,8 +118,8 @@ def read(
                 f"row {number + 1}: {len(row)} tokens with pictures do not fit the context; shorten it"
             )
         for start in range(0, len(row), engine.context):
-            part = slice(start, start + engine.context)
-            piece = Rendered(row.input_ids[part], row.loss_mask[part], row.media)
+            end = start + engine.context
+            piece = Rendered(row.input_ids[start:end], row.loss_mask[start:end], row.media)
             if any(piece.loss_mask[1:]):
                 pieces.append((_word(document.meta, "language"), piece))
     if not pieces:
@@ -136,7 +136,7 @@ def read(
         wanted[:, 0] = False
         logits = answer_logits(engine.model, batch | {"loss_mask": wanted}).float()
         truth = batch["input_ids"][wanted]
-        right = (logits.argmax(-1) == truth).double()
+        right = logits.argmax(-1).eq(truth).double()
         nats = torch.nn.functional.cross_entropy(logits, truth, reduction="none").double()
         counts = wanted.sum(1).tolist()
         for (language, _), one, other in zip(part, right.split(counts), nats.split(counts), strict=True):

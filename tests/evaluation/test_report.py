@@ -413,8 +413,9 @@ def test_mean_of_scores_weighs_tasks_alike_and_adds_variances():
 
 def test_tokens_of_a_stage_that_trains_twice_add_up(tmp_path):
     rows = [{"stage": "a", "tokens": 5}, {"stage": "a", "tokens": 9}, {"stage": "b", "tokens": 4}]
-    assert report.Ran("align", tmp_path, "align", 1.0, {}, rows).tokens == 13
-    assert report.Ran("vision", tmp_path, "vision", 1.0, {}, rows).tokens == 0
+    rows.append({"stage": "contrastive", "tokens": 32})
+    ran = report.Ran("align", tmp_path, "align", 1.0, {}, rows)
+    assert (ran.tokens, ran.pictures) == (13, 32)
 
 
 def test_numbers_as_people_read_them():

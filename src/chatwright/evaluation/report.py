@@ -52,7 +52,7 @@ WHAT = {
     "prefer": "learns from pairs",
     "evaluate": "held-out questions",
 }
-WITHOUT_TOKENS = ("vision",)
+WITHOUT_TOKENS = ("vision", "contrastive")  # trainings that count pictures instead
 CURVES = {
     "loss": "Loss",
     "score": "Score by the reward model",
@@ -110,17 +110,22 @@ class Ran:
     metrics: list[dict[str, Any]] = field(default_factory=list)
 
     @property
-    def seen(self) -> int:
-        """Tokens trained on, or pictures where a stage reads no tokens; a stage may train several times."""
-        most: dict[str, int] = {}
-        for row in self.metrics:
-            title = row.get("stage", self.name)
-            most[title] = max(most.get(title, 0), int(row.get("tokens", 0)))
-        return sum(most.values())
+    def tokens(self) -> int:
+        """Tokens trained on."""
+        return sum(count for title, count in self._counts().items() if title not in WITHOUT_TOKENS)
 
     @property
-    def tokens(self) -> int:
-        return 0 if self.kind in WITHOUT_TOKENS else self.seen
+    def pictures(self) -> int:
+        """Pictures trained on where no tokens were read."""
+        return sum(count for title, count in self._counts().items() if title in WITHOUT_TOKENS)
+
+    def _counts(self) -> dict[str, int]:
+        """What every training of this stage counted until its end."""
+        most: dict[str, int] = {}
+        for row in self.metrics:
+            title = row.get("stage", self.kind)
+            most[title] = max(most.get(title, 0), int(row.get("tokens", 0)))
+        return most
 
 
 # --------------------------------------------------------------------------------------------------- reading a run

@@ -41,7 +41,8 @@ class RL(Stage):
     """Optimise a policy against a reward model by PPO, kept near where it began; PPO-ptx when ``pretraining`` is given.
 
     Writes ``model/``. ``metrics.jsonl`` has, beside the losses, of every response: ``score`` (of the reward model),
-    ``reward`` (score, penalty and KL cost together), ``kl`` and ``kl_k3`` (nats a response, from the model it began as), ``length`` (tokens), ``unfinished``; and ``entropy``, ``clip_fraction``, ``explained_variance`` and
+    ``reward`` (score, penalty and KL cost together), ``kl`` and ``kl_k3`` (nats a response, from where it began),
+    ``length`` (tokens), ``unfinished``; and ``entropy``, ``clip_fraction``, ``explained_variance`` and
     ``fresh_log_ratio`` (the largest before any update: zero but for rounding).
 
     Args:

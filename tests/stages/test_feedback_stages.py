@@ -82,17 +82,19 @@ def annotate(checkpoint, prompts, **settings):
     return Annotate(str(checkpoint), prompts, max_new_tokens=6, heldout=0.4, chunk=8, **settings)
 
 
-def test_annotators_rank_different_responses_and_agree_as_asked(checkpoint, prompts, tmp_path):
-    out = tmp_path / "annotate"
+def test_annotators_rank_different_responses_and_agree_as_asked(checkpoint, tmp_path):
+    out, prompts = tmp_path / "annotate", tmp_path / "many.parquet"
+    texts = [f"{a} {b} {c}" for a in COLOURS for b in COLOURS for c in COLOURS]
+    save([Prompt((Message.of("user", text),), text[::-1]) for text in texts], prompts)
     execute(annotate(checkpoint, prompts), out)
     taught, fresh = load(out / "comparisons.parquet", Comparison), load(out / "comparisons_heldout.parquet", Comparison)
     assert all(len(set(c.responses)) == len(c.responses) >= 2 for c in taught)
     assert {c.annotator for c in taught} == {f"simulated-{i}" for i in range(1, 6)}
     assert not {c.messages for c in taught} & {c.messages for c in fresh}
     report = json.loads((out / "agreement.json").read_text())
-    assert report["comparisons"] == len(taught) and report["comparisons_heldout"] == len(fresh) == 5 * 16
-    assert report["n"] > 500
-    assert report["agreement"] == pytest.approx(0.73, abs=0.06)
+    assert report["comparisons"] == len(taught) and report["comparisons_heldout"] == len(fresh) == 5 * 86
+    assert report["n"] > 3000
+    assert report["agreement"] == pytest.approx(0.73, abs=0.03)
     assert 0.73 < report["ceiling"] < 0.9
 
 

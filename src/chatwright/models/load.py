@@ -1,6 +1,7 @@
 """Opening checkpoints, and reading hidden states and log-probabilities off any of them."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -105,12 +106,15 @@ def answer_logits(model: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
     return model(**model_inputs(batch), use_cache=False).logits[:, :-1][wanted]
 
 
-def token_logprobs(model: PreTrainedModel, batch: dict[str, Any], temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def token_logprobs(
+    model: PreTrainedModel, batch: dict[str, Any], temperature: float = 1.0, excluded: Iterable[int] = ()
+) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies of the supervised tokens.
 
     Args:
         batch: as `Renderer.collate` gives it.
         temperature: logits are divided by it first.
+        excluded: tokens that are given no probability, as `Engine` gives none to the renderer's ``placeholders``.
 
     Returns:
         Two [B, T] float32 tensors, zero where ``loss_mask`` is False: log p(token t | tokens < t), and the entropy of
@@ -119,10 +123,12 @@ def token_logprobs(model: PreTrainedModel, batch: dict[str, Any], temperature: f
     wanted = batch["loss_mask"].clone()
     wanted[:, 0] = False
     logits = answer_logits(model, batch).float() / temperature
+    if ids := sorted(excluded):
+        logits = logits.index_fill(-1, torch.tensor(ids, device=logits.device), float("-inf"))
     everything = logits.log_softmax(-1)
     chosen = everything.gather(-1, batch["input_ids"][wanted].unsqueeze(-1)).squeeze(-1)
     with torch.no_grad():
-        entropy = -(everything.exp() * everything).sum(-1)
+        entropy = torch.special.entr(everything.exp()).sum(-1)
     shape = torch.zeros(wanted.shape, dtype=torch.float32, device=chosen.device)
     return shape.masked_scatter(wanted, chosen), shape.masked_scatter(wanted, entropy)
 

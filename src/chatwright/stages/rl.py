@@ -41,7 +41,8 @@ class RL(Stage):
     """Optimise a policy against a reward model by PPO, kept near where it began; PPO-ptx when ``pretraining`` is given.
 
     Writes ``model/``. ``metrics.jsonl`` has, beside the losses, of every response: ``score`` (of the reward model),
-    ``reward`` (score, penalty and KL cost together), ``kl`` and ``kl_k3`` (nats a response, from the model it began as), ``length`` (tokens), ``unfinished``; and ``entropy``, ``clip_fraction``, ``explained_variance`` and
+    ``reward`` (score, penalty and KL cost together), ``kl`` and ``kl_k3`` (nats a response, from where it began),
+    ``length`` (tokens), ``unfinished``; and ``entropy``, ``clip_fraction``, ``explained_variance`` and
     ``fresh_log_ratio`` (the largest before any update: zero but for rounding).
 
     Args:
@@ -232,7 +233,8 @@ class Experience:
         for chosen in (order[i : i + size] for i in range(0, len(order), size)):
             batch = self.renderer.collate([rows[i] for i in chosen])
             inputs, said = to_device(batch, self.device), mask[chosen]
-            logprobs, _ = token_logprobs(self.reference, inputs, self.settings.temperature)
+            never = self.renderer.placeholders.values()
+            logprobs, _ = token_logprobs(self.reference, inputs, self.settings.temperature, never)
             values = self.objective.critic.values(inputs)
             scores[chosen] = self.scorer.scores(inputs).cpu()
             reference[chosen] = gather(logprobs.cpu(), batch["loss_mask"], said)

@@ -2,13 +2,13 @@
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from chatwright.data.records import Document, Prompt
+from chatwright.data.records import Document, Message, Part, Prompt
 from chatwright.data.render import Renderer
 from chatwright.data.store import load
 from chatwright.errors import ChatwrightError
@@ -39,6 +39,7 @@ class Evaluate(Stage):
         temperature: 0 takes the most likely token each time.
         batch_size: answers written at the same time.
         limit: use only the first so many prompts and documents; 0 for all.
+        blind: ask without the pictures: what a model that reads text only can guess.
         seed: of the sampling where the temperature is above 0.
     """
 
@@ -49,6 +50,7 @@ class Evaluate(Stage):
     temperature: float = 0.0
     batch_size: int = 128
     limit: int = 0
+    blind: bool = False
     seed: int = 0
 
     def run(self, out: Path) -> None:
@@ -69,7 +71,8 @@ class Evaluate(Stage):
             while len(answers) < count:
                 rows = range(len(answers), min(len(answers) + size, count))
                 try:
-                    new = harness.ask(engine, [prompts[row] for row in rows], sampling, rows.start)
+                    asked = [_blinded(prompts[row]) if self.blind else prompts[row] for row in rows]
+                    new = harness.ask(engine, asked, sampling, rows.start)
                 except ChatwrightError as error:
                     raise ChatwrightError(f"{self.data}: {error}") from error
                 file.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in new)
@@ -85,6 +88,10 @@ class Evaluate(Stage):
                 bar.advance(len(documents))
         write(out / "scores.json", json.dumps(scores, indent=1, ensure_ascii=False))
         console.print(table(scores, title=f"{self.model} on {self.data}"))
+
+
+def _blinded(prompt: Prompt) -> Prompt:
+    return replace(prompt, messages=tuple(Message(m.role, (Part.of_text(m.text),)) for m in prompt.messages))
 
 
 def table(scores: dict[str, dict[str, Any]], title: str) -> Table:

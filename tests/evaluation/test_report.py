@@ -440,7 +440,9 @@ def test_curves_end_where_their_values_end():
     svg = figures.curves("up", [figures.Curve("loss", [0, 1, 2], [0.0, 1.0, 2.0], 2)], "rising")
     (path,) = re.findall(r'<path d="([^"]*)" clip-path[^>]*var\(--arm-2\)', svg)
     points = [tuple(map(float, pair)) for pair in re.findall(r"[ML] ([\d.]+) ([\d.]+)", path)]
-    assert len(points) == 3 and points[0][0] < points[1][0] < points[2][0] and points[0][1] > points[2][1]
+    assert len(points) == 3
+    assert points[1][1] == pytest.approx((points[0][1] + points[2][1]) / 2)  # three values are shown as they are
+    assert points[0][0] < points[1][0] < points[2][0] and points[0][1] > points[2][1]
 
 
 def test_the_path_names_every_stage_once_and_stays_inside_its_frame():

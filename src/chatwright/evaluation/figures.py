@@ -18,6 +18,7 @@ INK, MUTED, LINE = "#010101", "#020202", "#030303"
 ARM_COLOURS = 8  # the style sheet defines --arm-0 ... --arm-7
 MARKERS = "osD^vPX*"
 SIZE = (3.5, 2.15)  # inches; the page decides how large it is shown
+MANY = 40  # values, from which on a curve is smoothed
 SHADE = 0.35  # of the raw values behind a smoothed curve
 _colours = {INK: "currentColor", MUTED: "var(--muted)", LINE: "var(--line)"} | {
     f"#0a0a0{index}": f"var(--arm-{index})" for index in range(ARM_COLOURS)
@@ -82,8 +83,8 @@ def curves(name: str, series: Sequence[Curve], label: str) -> str:
         axes = figure.subplots()
         for number, curve in enumerate(series):
             colour, values = arm_colour(curve.colour), list(curve.values)
-            smooth = running_mean(values, max(1, len(values) // 20))
-            if len(values) >= 40:
+            smooth = running_mean(values, len(values) // 20) if len(values) >= MANY else values
+            if len(values) >= MANY:
                 axes.plot(curve.steps, values, color=colour, linewidth=0.8, alpha=SHADE)
             axes.plot(curve.steps, smooth, color=colour, linewidth=1.7, linestyle=("-", "--", "-.", ":")[number % 4])
             if len(series) > 1:
@@ -151,7 +152,7 @@ def path(boxes: Sequence[Box], columns: int, label: str) -> str:
             f'<text x="13" y="25" class="name">{escape(box.name)}</text>'
             f'<text x="13" y="43" class="what">{escape(box.what)}</text>'
             f'<text x="13" y="70" class="time">{escape(box.time)}</text>'
-            f'<text x="{width - 13}" y="70" class="what" text-anchor="end">{100 * box.share:.0f}%</text>'
+            f'<text x="{width - 13}" y="70" class="what" text-anchor="end">{_share(box.share)}</text>'
             f'<rect x="13" y="78" width="{width - 26}" height="4" rx="2" fill="var(--track)"/>'
             f'<rect x="13" y="78" width="{(width - 26) * box.share:.1f}" height="4" rx="2" fill="var(--accent)"/>'
         )
@@ -173,6 +174,10 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
         sums.append(sums[-1] + value)
     ends = [(max(0, i - window), min(len(values), i + window + 1)) for i in range(len(values))]
     return [(sums[end] - sums[begin]) / (end - begin) for begin, end in ends]
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.0f}%" if share >= 0.005 or share == 0 else "&lt;1%"
 
 
 def _arrow(x: float, y: float, to_x: float, to_y: float) -> str:

@@ -525,7 +525,9 @@ def html(page: Page) -> str:
     numbers = page.numbers
     order = list(page.arms)
     arms = numbers["arms"].values()
-    tasks = [*page.means, *dict.fromkeys(task for arm in arms for task in arm if task not in page.means)]
+    measured = dict.fromkeys(task for arm in arms for task in arm)
+    asked = [*page.means, *(task for group in page.means.values() for task in group), *measured]
+    tasks = [task for task in dict.fromkeys(asked) if task in measured]
     splits = {
         task: list(dict.fromkeys(split for arm in arms for split in arm.get(task, {}).get("by_split", {})))
         for task in tasks

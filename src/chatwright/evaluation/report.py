@@ -552,7 +552,7 @@ def html(page: Page) -> str:
         charts={key: [(title, Markup(chart)) for title, chart in _charts(page, key)] for key in CURVES},
         tax=[(title, Markup(chart)) for title, chart in _tax(page)],
         facts={task: next(arm[task] for arm in arms if task in arm) for task in tasks},
-        means_caption=_means_caption(page),
+        means={name: [task for task in group if task in measured] for name, group in page.means.items()},
     )
 
 
@@ -629,13 +629,6 @@ def _tax(page: Page) -> list[tuple[str, str]]:
             )
             found.append((label(task), figures.intervals(f"tax-{number}", points, what)))
     return found
-
-
-def _means_caption(page: Page) -> str:
-    return " ".join(
-        f"“{label(name)}” is the mean of {', '.join(label(task).lower() for task in tasks)}."
-        for name, tasks in page.means.items()
-    )
 
 
 def percent(value: float) -> str:

@@ -22,7 +22,8 @@ from chatwright.errors import ChatwrightError
 from chatwright.files import locked
 from chatwright.stages import STAGES
 from chatwright.stages.base import Stage, execute
-from chatwright.training.progress import Bar, console
+from chatwright.terminal import console
+from chatwright.training.progress import Bar
 
 
 def run(path: Path, out: Path | None = None) -> None:

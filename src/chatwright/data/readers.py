@@ -20,9 +20,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from chatwright.data.files import Decoded, ParquetRows, Rows
 from chatwright.data.records import Comparison, Demonstration, Document, Message, Part, Prompt, Record
 from chatwright.data.row import Row
+from chatwright.data.tables import Decoded, ParquetRows, Rows
 from chatwright.errors import ChatwrightError
 
 R = TypeVar("R", Document, Demonstration, Prompt, Comparison)

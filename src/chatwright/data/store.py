@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chatwright.data import readers
-from chatwright.data.files import Decoded, ParquetRows, atomic, open_rows
 from chatwright.data.media import data_url
 from chatwright.data.records import Comparison, Demonstration, Document, Message, Part, Prompt, Record
+from chatwright.data.tables import Decoded, ParquetRows, open_rows
 from chatwright.errors import ChatwrightError
+from chatwright.files import atomic
 
 R = TypeVar("R", Document, Demonstration, Prompt, Comparison)
 

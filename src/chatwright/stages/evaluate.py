@@ -18,7 +18,8 @@ from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
 from chatwright.models.load import checkpoint_of, load_model
 from chatwright.stages.base import Stage
-from chatwright.training.progress import Bar, console
+from chatwright.terminal import console
+from chatwright.training.progress import Bar
 
 CHUNK = 4  # batches whose answers are written together
 

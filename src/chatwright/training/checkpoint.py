@@ -14,7 +14,7 @@ from torch import Tensor
 
 from chatwright.errors import ChatwrightError
 from chatwright.files import digest, write
-from chatwright.training.progress import console
+from chatwright.terminal import console
 
 KEEP = 2
 

@@ -1,14 +1,12 @@
-"""Rows of files as plain dicts, before anything knows what they mean; and files that appear whole or not at all."""
+"""Rows of files as plain dicts, before anything knows what they mean."""
 
 import difflib
 import json
 import mmap
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -161,29 +159,6 @@ def nearest(path: Path) -> str:
         return f"the folder {folder} does not exist either"
     alike = difflib.get_close_matches(path.name, os.listdir(folder), n=3, cutoff=0.6)
     return f"did you mean {' or '.join(alike)}?" if alike else f"check its name in {folder}"
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes the name ``path`` when the block ends well, and leaves nothing behind when it does not.
-
-    Raises:
-        ChatwrightError: it cannot be written: no space, no permission.
-    """
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(unfinished, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise ChatwrightError(f"{path}: cannot write it ({reason}); free some space or choose another place") from error
 
 
 def _starts_with_bracket(path: Path) -> bool:

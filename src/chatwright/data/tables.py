@@ -3,6 +3,7 @@
 import difflib
 import json
 import mmap
+import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path

@@ -4,12 +4,16 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from chatwright.data.records import Message
 from chatwright.data.render import Renderer
 from chatwright.models import build
+
+# As the command line does, so that tests see only what the product prints.
+transformers.utils.logging.disable_progress_bar()
 
 LINES = [
     "What is in the picture? There is a red apple and a green pear.",

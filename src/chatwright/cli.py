@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         if command == "run":
             recipe.run(Path(chosen.recipe), chosen.out)
             return 0
-        settings = vars(parser.instantiate_classes(options)[command])
+        settings = vars(parser.instantiate(options)[command])
         out = settings.pop("out", None)
         settings.pop("config", None)
         stage = STAGES[command](**settings)

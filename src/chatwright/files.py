@@ -6,19 +6,38 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from chatwright.errors import ChatwrightError
 
 
+@contextmanager
+def atomic(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes the name ``path`` when the block ends well, and leaves nothing behind when it does not.
+
+    Raises:
+        ChatwrightError: it cannot be written: no space, no permission.
+    """
+    unfinished = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(unfinished, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ChatwrightError(f"{path}: cannot write it ({reason}); free some space or choose another place") from error
+
+
 def write(path: Path, text: str) -> None:
-    """Write a small text file so that a kill leaves either the old or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(path.name + ".half")
-    with half.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    half.replace(path)
+    """Write a small text file, whole or not at all."""
+    with atomic(path) as file:
+        file.write(text.encode())
 
 
 def digest(path: Path) -> str:

@@ -22,7 +22,8 @@ from chatwright.errors import ChatwrightError
 from chatwright.files import locked
 from chatwright.stages import STAGES
 from chatwright.stages.base import Stage, execute
-from chatwright.training.progress import Bar, console
+from chatwright.terminal import console
+from chatwright.training.progress import Bar
 
 
 def run(path: Path, out: Path | None = None) -> None:
@@ -91,7 +92,7 @@ def _build(stage: type[Stage], settings: dict[str, Any], place: str) -> Stage:
         parsed: Namespace = parser.parse_object(settings)
     except (JsonArgumentError, TypeError, ValueError) as error:
         raise ChatwrightError(f"{place}: {' '.join(str(error).split())}") from error
-    return stage(**vars(parser.instantiate_classes(parsed)))
+    return stage(**vars(parser.instantiate(parsed)))
 
 
 def _hint(word: str, known: Any) -> str:

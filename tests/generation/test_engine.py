@@ -134,7 +134,7 @@ def test_the_context_bounds_an_answer(language_model, renderer):
 @pytest.mark.parametrize(("length", "message"), [(129, "129 tokens"), (0, "no tokens")])
 def test_a_prompt_that_does_not_fit_is_refused(length, message, language_model, renderer):
     rows = [Rendered([70] * 5, [False] * 5), Rendered([70] * length, [False] * length)]
-    with pytest.raises(ChatwrightError, match=f"prompt 1 has {message}"):
+    with pytest.raises(ChatwrightError, match=f"prompt 1: the prompt has {message}"):
         Engine(language_model, renderer).generate(rows)
 
 

@@ -17,6 +17,7 @@ SIGNATURES = (
     (b"fLaC", "audio/flac"),
     (b"OggS", "audio/ogg"),
     (b"ID3", "audio/mpeg"),
+    (b"\xff\xfb", "audio/mpeg"),
     (b"\x1aE\xdf\xa3", "video/webm"),
 )
 
@@ -72,6 +73,7 @@ def read(value: Any, folder: Path, fetch: bool = True) -> bytes:
 
 
 def decode_base64(text: str) -> bytes:
+    """Bytes of standard base64, or a ChatwrightError."""
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:

@@ -11,18 +11,18 @@
 | comparison    | {"messages", "responses", "ranks"}: `chatwright.data.store`                                     |
 | document      | {"text"} or {"content"}                                                                         |
 
-Pictures, sounds and videos stand in the content parts, or in "image", "images", "audio" ... beside it; then <image> in
-a text or a bare {"type": "image"} marks their places, and without marks they come first. A file has one format. Columns
-that a format does not use become ``meta``. Nothing is ever downloaded.
+Pictures, sounds and videos stand in the content parts, or beside the text in "image", "images", "audio" ...; there,
+<image> in a text or a bare {"type": "image"} marks their places, and without marks they come first. A file has one
+format. Texts and numbers in columns that a format does not know become ``meta``. Nothing is ever downloaded.
 """
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from chatwright.data.files import Decoded, ParquetRows, Rows
-from chatwright.data.records import MODALITIES, Comparison, Demonstration, Document, Message, Part, Prompt, Record
+from chatwright.data.records import Comparison, Demonstration, Document, Message, Part, Prompt, Record
 from chatwright.data.row import Row
+from chatwright.data.tables import Decoded, ParquetRows, Rows
 from chatwright.errors import ChatwrightError
 
 R = TypeVar("R", Document, Demonstration, Prompt, Comparison)
@@ -59,61 +59,64 @@ def format_of(row: Any, path: Path, number: int) -> str:
         if any(choice <= row.keys() for choice in keys):
             return name
     known = "; ".join(f"{name} {{{', '.join(sorted(keys[0]))}}}" for name, (keys, _) in FORMATS.items())
-    raise ChatwrightError(f"{path}:{number}: row: unknown format with {', '.join(row)}; use one of: {known}")
+    raise ChatwrightError(f"{path}:{number}: row: unknown format with {list(row)!r:.80}; use one of: {known}")
 
 
-def convert(record: Any, kind: type[R], path: Path, number: int) -> R:
-    """A record as another kind, where that loses nothing that the other kind is made of.
+def convert(record: Record, kind: type[R], path: Path, number: int) -> R:
+    """A record as the kind that is wanted.
 
     A demonstration without its last answer is a prompt with that answer as reference; a prompt with a reference is a
     demonstration; the prompt of a comparison is a prompt.
     """
-    where = f"{path}:{number}: "
-    if kind is Prompt:
-        if isinstance(record, Comparison):
-            record = Prompt(record.messages, meta=record.meta)
-        elif isinstance(record, Demonstration):
-            last = max(at for at, turn in enumerate(record.messages) if turn.role == "assistant")
-            record = Prompt(record.messages[:last], record.messages[last].text, meta=record.meta)
-        if isinstance(record, Prompt) and (not record.messages or record.messages[-1].role == "assistant"):
-            raise ChatwrightError(f"{where}messages: ends with an answer; end it with what is to be answered")
+    wanted: Record = record
+    if kind is Prompt and isinstance(record, Comparison):
+        wanted = Prompt(record.messages, meta=record.meta)
+    if kind is Prompt and isinstance(record, Demonstration):
+        last = max((at for at, turn in enumerate(record.messages) if turn.role == "assistant"), default=None)
+        reference = None if last is None else record.messages[last].text
+        wanted = Prompt(record.messages[:last], reference, meta=record.meta)
     if kind is Demonstration and isinstance(record, Prompt):
-        messages = record.messages
-        if record.reference:
-            messages = (*messages, Message("assistant", (Part.of_text(record.reference),)))
-        if not any(turn.role == "assistant" for turn in messages):
-            raise ChatwrightError(f"{where}messages: has no assistant turn; add the answer that the model should give")
-        record = Demonstration(messages, record.meta)
-    if not isinstance(record, kind):
-        raise ChatwrightError(f"{where}row: is a {record.kind} and no {kind.kind}; choose a file of {kind.kind}s")
-    return record
+        answer = (Message("assistant", (Part.of_text(record.reference),)),) if record.reference else ()
+        wanted = Demonstration(record.messages + answer, record.meta)
+
+    where = f"{path}:{number}"
+    if not isinstance(wanted, kind):
+        raise ChatwrightError(f"{where}: row: is a {record.kind} and not a {kind.kind}; choose a file of {kind.kind}s")
+    if isinstance(wanted, Demonstration) and all(turn.role != "assistant" for turn in wanted.messages):
+        raise ChatwrightError(f"{where}: messages: has no assistant turn; add the answer that the model should give")
+    if isinstance(wanted, Prompt) and all(turn.role == "assistant" for turn in wanted.messages[-1:]):
+        raise ChatwrightError(f"{where}: messages: asks nothing at its end; end it with what is to be answered")
+    return wanted
 
 
 def _conversation(row: Row) -> Record:
-    """The record of a conversation: a prompt when it comes with a reference or has no answer, else a demonstration."""
+    """A prompt when the row has a reference or no answer, else a demonstration."""
     column = next(name for name in ("messages", "conversations", "prompt", "question") if name in row.row)
-    turns = row.take(column)
     system = row.take("system")
-    if system:
-        turns = [{"role": "user", "content": turns}] if isinstance(turns, str) else turns
-        turns = [{"role": "system", "content": system}, *(turns or [])]
-    messages = row.messages(turns, column)
-    names = [name for name in ("answer", "reference") if name in row.row]
-    if not names and "choices" not in row.row and any(turn.role == "assistant" for turn in messages):
+    turns = [{"role": "system", "content": system}] if system else []
+    messages = row.messages(turns + row.turns(column, "user"), column)
+    name = next((name for name in ("answer", "reference") if name in row.row), None)
+    if name is None and "choices" not in row.row and any(turn.role == "assistant" for turn in messages):
         return Demonstration(messages, row.meta())
-    answer, choices = row.take("answer", "reference"), row.texts("choices")
-    if isinstance(answer, int) and choices and not isinstance(answer, bool):
-        if not 0 <= answer < len(choices):
-            raise row.error(names[0], f"is {answer} but there are {len(choices)} choices; count from 0")
-        answer = choices[answer]
-    if isinstance(answer, int | float) and not isinstance(answer, bool):
-        answer = str(answer)
-    if answer is not None and not isinstance(answer, str):
-        raise row.error(names[0], f"is {answer!r:.40}; write a text or a number")
-    if choices and answer is not None and answer not in choices:
-        raise row.error(names[0], f"{answer!r:.40} is not among the choices; add it to them")
+    choices = row.texts("choices")
     score = row.text("score") if "score" in row.row else "choice" if choices else "contains"
-    return Prompt(messages, answer, choices, score, row.meta())
+    return Prompt(messages, _reference(row, name, choices) if name else None, choices, score, row.meta())
+
+
+def _reference(row: Row, name: str, choices: tuple[str, ...]) -> str | None:
+    """The text of an answer that is given as a text, as a number, or as a place among the choices."""
+    answer = row.take(name)
+    if isinstance(answer, int) and not isinstance(answer, bool) and choices:
+        if not 0 <= answer < len(choices):
+            raise row.error(name, f"is {answer} but there are {len(choices)} choices; count from 0")
+        return choices[answer]
+    if isinstance(answer, int | float) and not isinstance(answer, bool):
+        return str(answer)
+    if answer is not None and not isinstance(answer, str):
+        raise row.error(name, f"is {answer!r:.40}; write a text or a number")
+    if choices and answer is not None and answer not in choices:
+        raise row.error(name, f"{answer!r:.40} is not among the choices; add it to them")
+    return answer and row.whole(answer, name)
 
 
 def _alpaca_turns(row: Row) -> list[dict[str, Any]]:
@@ -121,9 +124,10 @@ def _alpaca_turns(row: Row) -> list[dict[str, Any]]:
     turns = []
     if system := row.take("system"):
         turns.append({"role": "system", "content": system})
-    for pair in row.take("history") or []:
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise row.error("history", f"holds {pair!r:.40}; write [question, answer] pairs")
+    history = row.take("history") or []
+    if not isinstance(history, list) or any(not isinstance(pair, list) or len(pair) != 2 for pair in history):
+        raise row.error("history", f"is {history!r:.40}; write [question, answer] pairs")
+    for pair in history:
         turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
     asked = row.text("instruction")
     given = row.take("input")
@@ -132,46 +136,34 @@ def _alpaca_turns(row: Row) -> list[dict[str, Any]]:
 
 def _alpaca(row: Row) -> Record:
     turns = [*_alpaca_turns(row), {"role": "assistant", "content": row.text("output")}]
-    return Demonstration(row.messages(turns, "row"), row.meta())
+    return Demonstration(row.messages(turns, "turns"), row.meta())
 
 
 def _completion(row: Row) -> Record:
-    prompt, completion = row.take("prompt"), row.take("completion")
-    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt or [])
-    turns += [{"role": "assistant", "content": completion}] if isinstance(completion, str) else list(completion or [])
-    return Demonstration(row.messages(turns, "prompt + completion"), row.meta())
+    turns = row.turns("prompt", "user") + row.turns("completion", "assistant")
+    return Demonstration(row.messages(turns, "turns"), row.meta())
 
 
 def _preference(row: Row) -> Record:
     """Chosen and rejected are texts, turns, or whole conversations of which the last turn is the response."""
-    if "instruction" in row.row:
-        turns: Any = _alpaca_turns(row)
-    else:
-        turns = row.take("messages", "conversations", "prompt", "question")
-        turns = [{"role": "user", "content": turns}] if isinstance(turns, str) else turns or []
-    responses, leads = [], []
-    for name in ("chosen", "rejected"):
-        value = row.take(name)
-        answer = [{"role": "assistant", "content": value}] if isinstance(value, str) else value
-        answer = [answer] if isinstance(answer, dict) else answer
-        if not isinstance(answer, list) or not answer:
-            raise row.error(name, f"is {value!r:.40}; write a text, a turn or a conversation")
-        *lead, last = answer
-        response = row.message(last, name)
-        if response.role != "assistant" or any(part.type != "text" for part in response.content):
-            raise row.error(name, "does not end with an assistant's text; end it with the response")
-        responses.append(response.text)
-        leads.append(lead)
-    if leads[0] != leads[1]:
+    column = next((name for name in ("messages", "conversations", "prompt", "question") if name in row.row), None)
+    asked = _alpaca_turns(row) if "instruction" in row.row else row.turns(column, "user") if column else []
+    *before, chosen = row.turns("chosen", "assistant")
+    *before_rejected, rejected = row.turns("rejected", "assistant")
+    if before != before_rejected:
         raise row.error("rejected", "answers another conversation than chosen; make the earlier turns equal")
-    if leads[0][: len(turns)] == turns:
-        turns = []
-    messages = row.messages([*turns, *leads[0]], "prompt")
-    return Comparison(messages, tuple(responses), (0, 1), str(row.take("annotator") or "file"), "pair", row.meta())
+    responses = [row.message(turn, name) for name, turn in (("chosen", chosen), ("rejected", rejected))]
+    for name, response in zip(("chosen", "rejected"), responses, strict=True):
+        if response.role != "assistant" or any(part.type != "text" for part in response.content):
+            raise row.error(name, "does not end with a text of the assistant; end it with the response")
+    # The whole conversation repeats the prompt, a mere completion does not.
+    messages = row.messages(before if before[: len(asked)] == asked else asked + before, "prompt")
+    texts = tuple(response.text for response in responses)
+    return Comparison(messages, texts, (0, 1), str(row.take("annotator") or "file"), "pair", row.meta())
 
 
 def _comparison(row: Row) -> Record:
-    messages = row.messages(row.take("messages"), "messages")
+    messages = row.messages(row.turns("messages", "user"), "messages")
     responses, ranks = row.texts("responses"), row.take("ranks")
     if len(responses) < 2:
         raise row.error("responses", f"has {len(responses)}; a comparison needs two")
@@ -184,8 +176,7 @@ def _comparison(row: Row) -> Record:
 def _document(row: Row) -> Record:
     column = "text" if "text" in row.row else "content"
     content = row.content(row.take(column), column)
-    unmarked = [row.part(modality, value, name) for modality in MODALITIES[1:] for name, value in row.beside[modality]]
-    return Document((*unmarked, *content), row.meta())
+    return Document(row.unmarked() + content, row.meta())
 
 
 FORMATS: dict[str, tuple[tuple[set[str], ...], Callable[[Row], Record]]] = {

@@ -5,16 +5,21 @@ the ``messages`` that Hugging Face templates read. On disk a record is one row o
 """
 
 import io
+import struct
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import PIL.Image
+import PIL.ImageOps
 
 from chatwright.errors import ChatwrightError
 
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES = ("system", "user", "assistant", "tool")
 MODALITIES = ("text", "image", "audio", "video")
+
+# What Pillow raises for broken pictures: its readers do not agree.
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, PIL.Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -37,16 +42,19 @@ class Part:
         return cls("image", media=buffer.getvalue())
 
     def image(self, mode: str = "RGB") -> PIL.Image.Image:
-        """Decode an image part to ``mode``.
+        """Decode an image part to ``mode``, upright as its EXIF orientation says.
 
         Raises:
             ChatwrightError: the bytes are not a picture that Pillow can read.
         """
         try:
             with PIL.Image.open(io.BytesIO(self.media or b"")) as image:
+                PIL.ImageOps.exif_transpose(image, in_place=True)
                 return image.convert(mode)
-        except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-            raise ChatwrightError(f"unreadable image ({error}); re-export it as PNG or JPEG") from error
+        except PIL.UnidentifiedImageError as error:
+            raise ChatwrightError("unreadable image (of no known format); export it again as PNG or JPEG") from error
+        except UNREADABLE as error:
+            raise ChatwrightError(f"unreadable image ({error}); export it again as PNG or JPEG") from error
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,8 @@ class Renderer:
             for kind, attribute in PLACEHOLDERS.items()
             if self.multimodal and getattr(processor, attribute, None)
         }
-        self.stop_ids = {self.tokenizer.eos_token_id, self._end_of_turn()}
+        self.end_id = self._end_of_turn()
+        self.stop_ids = {self.tokenizer.eos_token_id, self.end_id}
         self.pad_id: int = (
             self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
         )
@@ -121,6 +122,11 @@ class Renderer:
         text = self._template(messages, generate=True)
         ids, _ = self._tokenize(text)
         return self._with_media(text, ids, [False] * len(ids), _media_of(messages))
+
+    def answer(self, text: str, finished: bool = True) -> list[int]:
+        """The tokens of an answer as a model says it: with the end of its turn, unless it was cut off before."""
+        tokens = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [*tokens, self.end_id] if finished else list(tokens)
 
     def answered(self, prompt: Rendered, tokens: Sequence[int]) -> Rendered:
         """A rendered prompt followed by the tokens of an answer, which are supervised."""
@@ -219,15 +225,16 @@ class Renderer:
     def _with_media(self, text: str, ids: list[int], mask: list[bool], parts: Sequence[Part]) -> Rendered:
         if not parts:
             return Rendered(ids, mask)
+        for part in parts:
+            if part.type != "image":
+                raise ChatwrightError(f"{self.name} reads no {part.type} here; remove it from the conversation")
         marks = sum(i in self.placeholders.values() for i in ids)
         if marks != len(parts):
             raise ChatwrightError(
                 f"{self.name}: {len(parts)} pictures but {marks} places for them in the text; "
                 "the chat template must write one placeholder for each"
             )
-        images = [part.image() for part in parts if part.type == "image"]
-        if len(images) != len(parts):
-            raise ChatwrightError(f"{self.name}: audio and video are not read yet; remove them from the conversation")
+        images = [part.image() for part in parts]
         encoded = self.processor(text=[text], images=images, add_special_tokens=False, return_tensors="pt")
         long = encoded.pop("input_ids")[0].tolist()
         encoded.pop("attention_mask", None)

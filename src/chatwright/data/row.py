@@ -1,5 +1,6 @@
 """One row of a user's file while it is read: its columns, its media and its conversation."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any, cast
@@ -30,31 +31,60 @@ class Row:
                 given = [given] if given is not None and not isinstance(given, list) else given or []
                 self.beside.setdefault(modality, []).extend((column, value) for value in given)
         self.given = {modality: len(values) for modality, values in self.beside.items()}
+        # LLaVA's <image> without a picture is a mistake; elsewhere it is a text like any other.
+        self.has_marks = any(self.given.values()) or "conversations" in row
 
     def error(self, field: str, problem: object) -> ChatwrightError:
-        return ChatwrightError(f"{self.path}:{self.number}: {field}: {problem}")
+        line = str(problem).replace("\n", " ")
+        return ChatwrightError(f"{self.path}:{self.number}: {field}: {line}")
 
-    def take(self, *names: str) -> Any:
-        """Remove columns and give the first that holds something."""
-        values = [self.row.pop(name, None) for name in names]
-        return next((value for value in values if value is not None), None)
+    def take(self, name: str) -> Any:
+        """Remove a column and give what it holds; None when there is no such column."""
+        return self.row.pop(name, None)
 
-    def text(self, *names: str) -> str:
+    def text(self, name: str) -> str:
         """A column that must hold text."""
-        field = next((name for name in names if self.row.get(name) is not None), names[0])
-        value = self.take(*names)
+        value = self.take(name)
+        if value is None or value == "":
+            raise self.error(name, "is empty; fill it or remove the row")
         if not isinstance(value, str):
-            raise self.error(field, "is missing; fill it" if value is None else f"is {value!r:.40}; write a text")
-        return value
+            raise self.error(name, f"is {value!r:.40}; write a text")
+        return self.whole(value, name)
+
+    def whole(self, text: str, field: str) -> str:
+        """The text, if it can be written as UTF-8: JSON escapes may hold half of a surrogate pair."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise self.error(field, f"holds {text[error.start]!r}, half of a character; remove it") from error
+        return text
 
     def texts(self, name: str) -> tuple[str, ...]:
         value = self.take(name) or []
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise self.error(name, f"is {value!r:.40}; write a list of texts")
-        return tuple(value)
+        return tuple(self.whole(item, name) for item in value)
+
+    def turns(self, field: str, role: Role) -> list[Any]:
+        """A column that holds turns: a list of them, a single one, or a text that ``role`` says."""
+        value = self.take(field)
+        if not value:
+            raise self.error(field, "is empty; write its turns or remove the row")
+        if isinstance(value, str):
+            return [{"role": role, "content": value}]
+        if isinstance(value, dict):
+            return [value]
+        if not isinstance(value, list):
+            raise self.error(field, f"is {value!r:.40}; write a text or a list of turns")
+        return value
 
     def meta(self) -> dict[str, Any]:
         given = self.take("meta")
+        if isinstance(given, str) and given.startswith("{"):  # As `store.save` writes it to Parquet.
+            try:
+                given = json.loads(given)
+            except ValueError as error:
+                raise self.error("meta", f"is not JSON ({error}); write an object") from error
         rest = {name: value for name, value in self.row.items() if isinstance(value, str | int | float)}
         return {**rest, **(given if isinstance(given, dict) else {})}
 
@@ -62,7 +92,7 @@ class Row:
         try:
             part = Part(cast(Any, modality), media=media.read(value, self.path.parent, self.fetch))
             if self.fetch and modality == "image":
-                part.image()
+                part.image()  # Decoded only to name the row of a broken picture.
         except ChatwrightError as error:
             raise self.error(field, error) from error
         return part
@@ -72,6 +102,15 @@ class Row:
             raise self.error(field, f"marks one {modality} more than the row has; add it or remove the mark")
         column, value = self.beside[modality].pop(0)
         return self.part(modality, value, column)
+
+    def unmarked(self) -> tuple[Part, ...]:
+        """The media beside the text when no mark places them; all of a modality are placed, or none."""
+        parts: list[Part] = []
+        for modality, left in self.beside.items():
+            if left and len(left) < self.given[modality]:
+                raise self.error(left[0][0], f"has {len(left)} more than the text marks; add <{modality}> to the text")
+            parts += [self.part(modality, value, column) for column, value in left]
+        return tuple(parts)
 
     def content(self, value: Any, field: str) -> tuple[Part, ...]:
         """A string, or parts as OpenAI and Hugging Face write them."""
@@ -83,16 +122,16 @@ class Row:
         for at, item in enumerate(value):
             place = f"{field}[{at}]"
             if isinstance(item, str):
-                parts.append(Part.of_text(item))
+                parts.append(Part.of_text(self.whole(item, place)))
                 continue
             given = {key: inner for key, inner in item.items() if inner is not None} if isinstance(item, dict) else {}
-            name = given.pop("type", "nothing")
+            name = str(given.pop("type", "nothing"))
             modality = name.removeprefix("input_").removesuffix("_url")
             if modality == "text":
                 text = given.get("text", given.get("value"))
                 if not isinstance(text, str):
                     raise self.error(place, f"has no text but {sorted(given)}; write {{'type': 'text', 'text': ...}}")
-                parts.append(Part.of_text(text))
+                parts.append(Part.of_text(self.whole(text, place)))
             elif modality not in MODALITIES:
                 raise self.error(f"{place}.type", f"unknown part {name!r}; use {', '.join(MODALITIES)} or image_url")
             elif not given:
@@ -103,8 +142,9 @@ class Row:
         return tuple(parts)
 
     def marked_text(self, text: str, field: str) -> tuple[Part, ...]:
-        """A text whose <image> marks are replaced by the media beside it; without media a mark is only text."""
-        pieces = MARK.split(text) if any(self.given.values()) else [text]
+        """A text whose <image> marks are replaced by the media beside it."""
+        text = self.whole(text, field)
+        pieces = MARK.split(text) if self.has_marks else [text]
         parts = []
         for at, piece in enumerate(pieces):
             if at % 2:
@@ -113,33 +153,18 @@ class Row:
                 parts.append(Part.of_text(piece))
         return tuple(parts)
 
-    def messages(self, turns: Any, field: str) -> tuple[Message, ...]:
+    def messages(self, turns: list[Any], field: str) -> tuple[Message, ...]:
         """Turns of {"role", "content"} or {"from", "value"}; media that no mark places join the first user turn."""
-        if isinstance(turns, str):
-            turns = [{"role": "user", "content": turns}]
         if not turns:
             raise self.error(field, "is empty; write its turns or remove the row")
-        if not isinstance(turns, list):
-            raise self.error(field, f"is {turns!r:.40}; write a list of turns")
         messages = [self.message(turn, f"{field}[{at}]") for at, turn in enumerate(turns)]
         if any(turn.role == "system" for turn in messages[1:]):
             raise self.error(field, "has a system turn after the first turn; keep one, at the start")
-        unmarked = [
-            (modality, column, value)
-            for modality in MODALITIES[1:]
-            for column, value in self.beside[modality]
-            if len(self.beside[modality]) == self.given[modality]
-        ]
-        for modality, given in self.beside.items():
-            if given and len(given) < self.given[modality]:
-                raise self.error(given[0][0], f"has {len(given)} without a mark; add <{modality}> to the text")
-            given.clear()
-        if unmarked:
+        if unmarked := self.unmarked():
             first = next((at for at, turn in enumerate(messages) if turn.role == "user"), None)
             if first is None:
-                raise self.error(unmarked[0][1], "has no user turn to stand in; add one")
-            parts = tuple(self.part(modality, value, column) for modality, column, value in unmarked)
-            messages[first] = Message("user", parts + messages[first].content)
+                raise self.error(field, f"has no user turn for the {unmarked[0].type}; add one")
+            messages[first] = Message("user", unmarked + messages[first].content)
         for at, turn in enumerate(messages):
             if not any(part.type != "text" or (part.text and part.text.strip()) for part in turn.content):
                 raise self.error(f"{field}[{at}]", f"the {turn.role} says nothing; write its text or remove the row")
@@ -149,9 +174,9 @@ class Row:
         if not isinstance(turn, dict) or not ({"role", "content"} <= turn.keys() or {"from", "value"} <= turn.keys()):
             raise self.error(field, f"is {turn!r:.60}; write {{'role': ..., 'content': ...}}")
         role = turn.get("role", turn.get("from"))
-        if role not in ROLE_OF:
+        if not isinstance(role, str) or role not in ROLE_OF:
             raise self.error(f"{field}.role", f"unknown role {role!r}; use {', '.join(ROLES)}")
         if turn.get("tool_calls"):
             raise self.error(f"{field}.tool_calls", "cannot be kept; write the call as text in content")
-        content = turn["content"] if "role" in turn else turn["value"]
-        return Message(cast(Role, ROLE_OF[role]), self.content(content, f"{field}.content"))
+        column = "content" if "content" in turn else "value"
+        return Message(cast(Role, ROLE_OF[role]), self.content(turn[column], f"{field}.{column}"))

@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chatwright.data import readers
-from chatwright.data.files import Decoded, ParquetRows, atomic, open_rows
 from chatwright.data.media import data_url
 from chatwright.data.records import Comparison, Demonstration, Document, Message, Part, Prompt, Record
+from chatwright.data.tables import Decoded, ParquetRows, open_rows
 from chatwright.errors import ChatwrightError
+from chatwright.files import atomic
 
 R = TypeVar("R", Document, Demonstration, Prompt, Comparison)
 
@@ -67,7 +68,7 @@ def load(path: Path | str, kind: type[R]) -> Sequence[R]:
     path = Path(path)
     rows = open_rows(path)
     if isinstance(rows, ParquetRows):
-        written = next((kind for kind, schema in SCHEMAS.items() if rows.schema.equals(schema)), None)
+        written = next((stored for stored, schema in SCHEMAS.items() if rows.schema.equals(schema)), None)
         if written:
             return Decoded(rows, lambda number, row: readers.convert(_decode(row, written), kind, path, number))
     return readers.read(rows, path, kind)
@@ -89,7 +90,8 @@ def _write_parquet(records: Iterator[Record], file: IO[bytes]) -> None:
         pq.write_table(pa.table({}), file)
         return
     schema = SCHEMAS[type(first)]
-    with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False) as writer:
+    options = {"compression": "zstd", "use_dictionary": False, "write_page_checksum": True}
+    with pq.ParquetWriter(file, schema, **options) as writer:
         rows: list[dict[str, Any]] = []
         size = 0
         for record in chain([first], records):

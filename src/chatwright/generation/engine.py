@@ -78,7 +78,7 @@ class Engine:
             ChatwrightError: a prompt is empty or longer than the model's context.
         """
         sampling = sampling or Sampling()
-        rendered = [self._render(prompt, number) for number, prompt in enumerate(prompts)]
+        rendered = [self._numbered(number, prompt) for number, prompt in enumerate(prompts)]
         uniforms = self._uniforms(rendered, sampling, n)
         # Neighbours in length share a batch, which saves padding; the longest first, so that memory runs out at once.
         order = sorted(range(len(rendered)), key=lambda index: -len(rendered[index].input_ids))
@@ -109,7 +109,7 @@ class Engine:
             The answer (what ``yield from`` gives).
         """
         sampling = sampling or Sampling()
-        rendered = self._render(messages, 0)
+        rendered = self.render(messages)
         shown = ""
         with self._ready():
             batch = self._start([rendered], self._uniforms([rendered], sampling, 1), sampling, 1)
@@ -124,20 +124,31 @@ class Engine:
             yield rest
         return completion
 
-    def _render(self, prompt: Sequence[Message] | Rendered, number: int) -> Rendered:
+    @property
+    def context(self) -> int:
+        """The longest sequence that the model takes, in tokens."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 2**31
+
+    def render(self, prompt: Sequence[Message] | Rendered) -> Rendered:
+        """The prompt as the model reads it.
+
+        Raises:
+            ChatwrightError: it is empty, longer than the model's context, or not to be rendered.
+        """
         rendered = prompt if isinstance(prompt, Rendered) else self.renderer.prompt(prompt)
-        length, context = len(rendered.input_ids), self._context()
-        if length == 0:
-            raise ChatwrightError(f"prompt {number} has no tokens; give a conversation with at least one message")
-        if length > context:
+        if not rendered.input_ids:
+            raise ChatwrightError("the prompt has no tokens; give a conversation with at least one message")
+        if len(rendered.input_ids) > self.context:
             raise ChatwrightError(
-                f"prompt {number} has {length} tokens and the model's context is {context}; shorten the conversation"
+                f"the prompt has {len(rendered.input_ids)} tokens and the model's context is {self.context}; shorten it"
             )
         return rendered
 
-    def _context(self) -> int:
-        """The longest sequence that the model takes, in tokens."""
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 2**31
+    def _numbered(self, number: int, prompt: Sequence[Message] | Rendered) -> Rendered:
+        try:
+            return self.render(prompt)
+        except ChatwrightError as error:
+            raise ChatwrightError(f"prompt {number}: {error}") from error
 
     def _uniforms(self, prompts: Sequence[Rendered], sampling: Sampling, n: int) -> list[np.ndarray | None]:
         """For every prompt [n, max_new_tokens] random numbers, decided by its content; None for greedy answers."""
@@ -161,7 +172,7 @@ class Engine:
         rows = []
         for prompt in prompts:
             # The last token needs no place in the context, as nothing follows it.
-            room = min(sampling.max_new_tokens, self._context() - len(prompt.input_ids) + 1)
+            room = min(sampling.max_new_tokens, self.context - len(prompt.input_ids) + 1)
             rows += [_Row(room) for _ in range(n)]
         batch = self.renderer.collate(list(prompts), side="left")
         return _Batch(self.model, self.renderer, batch, rows, numbers, sampling)

@@ -1,6 +1,7 @@
 """Opening checkpoints, and reading hidden states and log-probabilities off any of them."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -61,9 +62,9 @@ def load_model(name: str | Path, dtype: torch.dtype = torch.float32, attention: 
             if config.model_type in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
             else AutoModelForCausalLM
         )
-        model, notes = auto.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention, output_loading_info=True
-        )
+        model, notes = auto.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+        # Of the language model alone: a convolutional eye knows no attention and would refuse it.
+        model.get_decoder().set_attn_implementation(attention)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         line = str(error).strip().split("\n")[0][:200]
         raise ChatwrightError(f"{folder}: damaged or not a checkpoint ({line}); copy it again") from error
@@ -84,8 +85,17 @@ def model_inputs(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def hidden_states(model: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
-    """Last hidden states [B, T, D] of the model without its head."""
-    return model.base_model(**model_inputs(batch), use_cache=False).last_hidden_state
+    """Last hidden states [B, T, D] of the model without its head.
+
+    Raises:
+        ChatwrightError: the batch has more or fewer pictures than places for them.
+    """
+    try:
+        return model.base_model(**model_inputs(batch), use_cache=False).last_hidden_state
+    except ValueError as error:
+        if "features" not in str(error) or "tokens" not in str(error):
+            raise
+        raise ChatwrightError(f"{error}; render text and pictures with the processor of this checkpoint") from error
 
 
 def answer_logits(model: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
@@ -96,12 +106,15 @@ def answer_logits(model: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
     return model(**model_inputs(batch), use_cache=False).logits[:, :-1][wanted]
 
 
-def token_logprobs(model: PreTrainedModel, batch: dict[str, Any], temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def token_logprobs(
+    model: PreTrainedModel, batch: dict[str, Any], temperature: float = 1.0, excluded: Iterable[int] = ()
+) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies of the supervised tokens.
 
     Args:
         batch: as `Renderer.collate` gives it.
         temperature: logits are divided by it first.
+        excluded: tokens that are given no probability, as `Engine` gives none to the renderer's ``placeholders``.
 
     Returns:
         Two [B, T] float32 tensors, zero where ``loss_mask`` is False: log p(token t | tokens < t), and the entropy of
@@ -110,10 +123,12 @@ def token_logprobs(model: PreTrainedModel, batch: dict[str, Any], temperature: f
     wanted = batch["loss_mask"].clone()
     wanted[:, 0] = False
     logits = answer_logits(model, batch).float() / temperature
+    if ids := sorted(excluded):
+        logits = logits.index_fill(-1, torch.tensor(ids, device=logits.device), float("-inf"))
     everything = logits.log_softmax(-1)
     chosen = everything.gather(-1, batch["input_ids"][wanted].unsqueeze(-1)).squeeze(-1)
     with torch.no_grad():
-        entropy = -(everything.exp() * everything).sum(-1)
+        entropy = torch.special.entr(everything.exp()).sum(-1)
     shape = torch.zeros(wanted.shape, dtype=torch.float32, device=chosen.device)
     return shape.masked_scatter(wanted, chosen), shape.masked_scatter(wanted, entropy)
 

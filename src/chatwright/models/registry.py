@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from chatwright.data.sources import registry as packages
 from chatwright.errors import ChatwrightError
-from chatwright.training.progress import console
+from chatwright.terminal import console
 
 HUB_SECONDS = 5.0
 

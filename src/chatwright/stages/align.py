@@ -23,7 +23,7 @@ from chatwright.training.loop import Training, fit
 
 @dataclass
 class Align(Stage):
-    """Align an eye with a language model: contrastive learning on captions, then the projector under the language model.
+    """Align an eye with a language model: contrastive learning, then the projector under the language model.
 
     First CLIP teaches eye and projector what the words of captions look like; then, as in LLaVA, the projector alone
     learns to make the frozen language model write the captions.
@@ -61,7 +61,7 @@ class Align(Stage):
         language = load_model(self.language, attention="eager")
         renderer = Renderer(build.processor(Renderer.load(self.language / "model").tokenizer, self.pixels, stride))
         model = build.assistant(eye, language, renderer.processor)
-        model.set_attn_implementation("eager")
+        model.get_decoder().set_attn_implementation("eager")
         documents = load(self.captions, Document)
         rows = [renderer.document(document) for document in documents]
         captions = [document.text for document in documents]

@@ -19,7 +19,7 @@ import yaml
 
 from chatwright.errors import ChatwrightError
 from chatwright.files import digest, locked, write
-from chatwright.training.progress import console
+from chatwright.terminal import console
 
 
 @dataclass

@@ -14,8 +14,8 @@ from chatwright.models.eyes import freeze_eye, restore_eye
 from chatwright.models.load import attention_for, checkpoint_of, load_model
 from chatwright.objectives.language.causal import CausalLanguageModel
 from chatwright.stages.base import Stage
+from chatwright.terminal import console
 from chatwright.training.loop import Training, fit
-from chatwright.training.progress import console
 
 
 @dataclass

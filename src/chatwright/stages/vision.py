@@ -43,7 +43,7 @@ class Vision(Stage):
 
     def run(self, out: Path) -> None:
         torch.manual_seed(self.seed)
-        pictures = stack_pictures(list(load(self.drawings, Document)), round(1.5 * self.pixels))
+        pictures = list(stack_pictures(list(load(self.drawings, Document)), round(1.5 * self.pixels)))
 
         def two_views(rows: list[Tensor]) -> dict[str, Any]:
             batch = torch.stack(rows)

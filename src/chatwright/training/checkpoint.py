@@ -14,7 +14,7 @@ from torch import Tensor
 
 from chatwright.errors import ChatwrightError
 from chatwright.files import digest, write
-from chatwright.training.progress import console
+from chatwright.terminal import console
 
 KEEP = 2
 
@@ -73,9 +73,14 @@ def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tens
 def restore_optimizers(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
     """Put back what `optimizer_tensors` took."""
     for k, optimizer in enumerate(optimizers):
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
         for path, value in tensors.items():
             if path.startswith(f"optimizer.{k}."):
                 _, _, i, name = path.split(".")
+                like = parameters[int(i)]
+                if value.shape == like.shape:
+                    # Fused kernels walk memory, so a moment must lie in memory as its parameter does (channels last).
+                    value = torch.empty_like(like).copy_(value)
                 state.setdefault(int(i), {})[name] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,8 +1,8 @@
 """Next-token prediction on the supervised tokens: pretraining, captioning and supervised fine-tuning alike.
 
-Radford et al., Improving Language Understanding by Generative Pre-Training, 2018; for instructions Wei et al., Finetuned
-Language Models Are Zero-Shot Learners, https://arxiv.org/abs/2109.01652; for pictures Liu et al., Visual Instruction
-Tuning, https://arxiv.org/abs/2304.08485.
+Radford et al., Improving Language Understanding by Generative Pre-Training, 2018; for instructions Wei et al.,
+Finetuned Language Models Are Zero-Shot Learners, https://arxiv.org/abs/2109.01652; for pictures Liu et al., Visual
+Instruction Tuning, https://arxiv.org/abs/2304.08485.
 """
 
 from pathlib import Path

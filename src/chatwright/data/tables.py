@@ -1,14 +1,13 @@
-"""Rows of files as plain dicts, before anything knows what they mean; and files that appear whole or not at all."""
+"""Rows of files as plain dicts, before anything knows what they mean."""
 
 import difflib
 import json
 import mmap
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -61,9 +60,9 @@ class ParquetRows(Rows[dict[str, Any]]):
     def __init__(self, path: Path):
         self.path = path
         try:
-            self.file = pq.ParquetFile(path, memory_map=True)
+            self.file = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
         except (pa.ArrowInvalid, OSError) as error:
-            raise ChatwrightError(f"{path}: not a Parquet file ({error}); make it again") from error
+            raise ChatwrightError(f"{path}: not a Parquet file ({_one_line(error)}); make it again") from error
         self.schema = self.file.schema_arrow.remove_metadata()
         sizes = [self.file.metadata.row_group(group).num_rows for group in range(self.file.num_row_groups)]
         self.starts = np.cumsum([0, *sizes])
@@ -80,7 +79,7 @@ class ParquetRows(Rows[dict[str, Any]]):
         try:
             return self.file.read_row_group(group)
         except (pa.ArrowInvalid, OSError) as error:
-            raise ChatwrightError(f"{self.path}: damaged ({error}); make it again") from error
+            raise ChatwrightError(f"{self.path}: damaged ({_one_line(error)}); make it again") from error
 
 
 class JsonLines(Rows[Any]):
@@ -108,7 +107,7 @@ class JsonLines(Rows[Any]):
         try:
             return json.loads(self.bytes[start:end].decode("utf-8-sig"))
         except ValueError as error:
-            raise ChatwrightError(f"{self.path}:{number}: not JSON ({error}); write one JSON object a line") from error
+            raise ChatwrightError(f"{self.path}:{number}: not JSON ({error}); write one object a line") from error
 
 
 class ListRows(Rows[Any]):
@@ -163,29 +162,10 @@ def nearest(path: Path) -> str:
     return f"did you mean {' or '.join(alike)}?" if alike else f"check its name in {folder}"
 
 
-@contextmanager
-def atomic(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes the name ``path`` when the block ends well, and leaves nothing behind when it does not.
-
-    Raises:
-        ChatwrightError: it cannot be written: no space, no permission.
-    """
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(unfinished, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise ChatwrightError(f"{path}: cannot write it ({reason}); free some space or choose another place") from error
-
-
 def _starts_with_bracket(path: Path) -> bool:
     with open(path, encoding="utf-8-sig") as file:
         return file.read(4096).lstrip().startswith("[")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,74 @@
+"""How far those who judge agree, and how right a perfect judge can be against them."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+
+from chatwright.data.records import Comparison
+
+
+def pairwise_agreement(comparisons: Sequence[Comparison]) -> tuple[float, int]:
+    """The share of pairs of responses that two annotators of the same prompt order alike.
+
+    As InstructGPT measured its labelers (Ouyang et al. 2022, section 3.4: 72.6%). Pairs that either calls a tie are
+    left out; comparisons of one prompt by the same annotator are not compared with each other.
+
+    Returns:
+        The agreement (nan when nothing was judged twice) and the number of pairs of judgements it rests on.
+    """
+    judged = defaultdict(list)
+    for comparison in comparisons:
+        judged[comparison.messages].append(comparison)
+    alike = total = 0
+    for same_prompt in judged.values():
+        for one, other in combinations(same_prompt, 2):
+            if one.annotator == other.annotator:
+                continue
+            first = dict(zip(one.responses, one.ranks, strict=True))
+            second = dict(zip(other.responses, other.ranks, strict=True))
+            for a, b in combinations(sorted(first.keys() & second.keys()), 2):
+                if first[a] != first[b] and second[a] != second[b]:
+                    alike += (first[a] < first[b]) == (second[a] < second[b])
+                    total += 1
+    return (alike / total if total else math.nan), total
+
+
+def expected_agreement(utilities: Sequence[Sequence[float]], noise: float) -> float:
+    """The agreement of two annotators who rank by Plackett-Luce with scale ``noise`` (closed form).
+
+    The order of two responses under utility + Gumbel noise is logistic: with p = sigmoid(difference / noise) two
+    annotators agree with probability p^2 + (1 - p)^2. Responses of equal utility are ties and do not count.
+
+    Args:
+        utilities: for every prompt those of its responses.
+    """
+    right = [_sigmoid(difference / noise) for difference in _differences(utilities)]
+    return sum(p * p + (1 - p) ** 2 for p in right) / len(right)
+
+
+def accuracy_ceiling(utilities: Sequence[Sequence[float]], noise: float) -> float:
+    """The share of an annotator's pairs that a judge who knows the utilities orders alike (closed form)."""
+    right = [_sigmoid(difference / noise) for difference in _differences(utilities)]
+    return sum(right) / len(right)
+
+
+def accuracy_ceiling_from_agreement(agreement: float) -> float:
+    """The highest accuracy that a judge can have against annotators of this agreement, when no utilities are known.
+
+    Solves agreement = p^2 + (1 - p)^2, which is exact if all pairs are equally hard and an upper bound (Jensen) if not.
+    """
+    return (1 + math.sqrt(max(0.0, 2 * agreement - 1))) / 2
+
+
+def _differences(utilities: Sequence[Sequence[float]]) -> Iterator[float]:
+    """The absolute differences within every prompt, without ties."""
+    for values in utilities:
+        for a, b in combinations(values, 2):
+            if a != b:
+                yield abs(a - b)
+
+
+def _sigmoid(x: float) -> float:
+    """Of x >= 0."""
+    return 1 / (1 + math.exp(-x))

@@ -1,0 +1,137 @@
+"""The mathematics of learning from feedback: pure functions of tensors that know no model and no modality.
+
+Everything about tokens is [B, T]: B responses, T positions of prompt and response together. ``mask`` [B, T] (bool) is
+True at the response's tokens. Entry t of any such tensor belongs to token t: its log-probability given what precedes
+it, the value of the state *before* it, the reward for having said it. Losses are sums over the mask; whoever adds them
+up over micro-batches and processes divides once.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def bradley_terry(scores: Tensor, ranks: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """-log sigmoid(better - worse), summed over all pairs of responses to the same prompt that are not tied.
+
+    Bradley & Terry 1952; all pairs of one prompt at once as in InstructGPT (Ouyang et al. 2022, section 3.5), so that a
+    prompt with K responses costs K forward passes and not K(K-1).
+
+    Args:
+        scores: [N] of the responses. ranks: [N], 0 the best. groups: [N], the same number for the same prompt.
+
+    Returns:
+        Scalars: the summed loss, the number of pairs, the number of pairs that the scores order as the ranks do
+        (equal scores count one half).
+    """
+    comparable = (groups[:, None] == groups[None, :]) & (ranks[:, None] < ranks[None, :])
+    margins = (scores[:, None] - scores[None, :])[comparable]
+    correct = (margins > 0).sum() + 0.5 * (margins == 0).sum()
+    return -F.logsigmoid(margins).sum(), comparable.sum(), correct
+
+
+def kl_k1(logprobs: Tensor, reference: Tensor) -> Tensor:
+    """log p - log q at tokens drawn from p: unbiased for KL(p || q), either sign. Schulman 2020, "Approximating KL"."""
+    return logprobs - reference
+
+
+def kl_k3(logprobs: Tensor, reference: Tensor) -> Tensor:
+    """q/p - 1 - log(q/p) at tokens drawn from p: unbiased for KL(p || q) and never negative. Schulman 2020."""
+    return torch.expm1(reference - logprobs) - (reference - logprobs)
+
+
+def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coefficient: float) -> Tensor:
+    """The reward of every token: its KL penalty, and the response's score once, on its last token.
+
+    Ziegler et al. 2019, "Fine-Tuning Language Models from Human Preferences".
+
+    Args:
+        scores: [B]. kl: [B, T]. mask: [B, T], with at least one True in every row.
+
+    Returns:
+        [B, T], zero outside the mask.
+    """
+    rewards = torch.where(mask, -kl_coefficient * kl, 0.0)
+    rows = torch.arange(len(mask), device=mask.device)
+    rewards[rows, last_true(mask)] += scores
+    return rewards
+
+
+def last_true(mask: Tensor) -> Tensor:
+    """[B, T] -> [B]: the position of the last True of every row, wherever the padding is."""
+    return mask.shape[1] - 1 - mask.int().flip(1).argmax(1)
+
+
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation (Schulman et al. 2016) over the masked tokens, which need not be contiguous.
+
+    A_t = d_t + gamma lam A_t', d_t = r_t + gamma V_t' - V_t, where t' is the next masked token; after the last one the
+    episode is over and both are 0.
+
+    Returns:
+        advantages and returns (advantages + values), [B, T], zero outside the mask.
+    """
+    advantages = torch.zeros_like(rewards)
+    next_advantage = torch.zeros_like(rewards[:, 0])
+    next_value = torch.zeros_like(rewards[:, 0])
+    for t in reversed(range(rewards.shape[1])):
+        here = mask[:, t]
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        next_advantage = torch.where(here, delta + gamma * lam * next_advantage, next_advantage)
+        next_value = torch.where(here, values[:, t], next_value)
+        advantages[:, t] = torch.where(here, next_advantage, 0.0)
+    return advantages, torch.where(mask, advantages + values, 0.0)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the masked entries, a scalar."""
+    return values[mask].mean()
+
+
+def whiten(values: Tensor, mask: Tensor, shift_mean: bool = True, epsilon: float = 1e-8) -> Tensor:
+    """Scale the masked entries to variance 1 and, if ``shift_mean``, to mean 0; zero outside the mask.
+
+    Rewards are whitened without shifting: moving their mean would pay for longer or shorter responses.
+    """
+    chosen = values[mask]
+    mean = chosen.mean()
+    whitened = (values - mean) * torch.rsqrt(chosen.var(correction=0) + epsilon)
+    if not shift_mean:
+        whitened = whitened + mean
+    return torch.where(mask, whitened, 0.0)
+
+
+def clipped_policy_loss(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip: float
+) -> tuple[Tensor, Tensor]:
+    """-min(r A, clip(r, 1 - c, 1 + c) A) with r = p / p_old, summed (Schulman et al. 2017, equation 7).
+
+    Returns:
+        Scalars: the summed loss, the number of tokens whose gradient the clip took away.
+    """
+    ratio = torch.exp(logprobs - old_logprobs)
+    plain = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
+    return torch.maximum(plain, clipped)[mask].sum(), (clipped > plain)[mask].sum()
+
+
+def clipped_value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float
+) -> tuple[Tensor, Tensor]:
+    """Half the squared error of ``values``, or of ``values`` kept within ``clip`` of the old if larger, summed.
+
+    As in OpenAI baselines' PPO2 (Huang et al. 2022, "The 37 Implementation Details of PPO", detail 9).
+
+    Returns:
+        Scalars: the summed loss, the number of tokens where the clipped error is the larger.
+    """
+    kept = old_values + (values - old_values).clamp(-clip, clip)
+    plain, clipped = (values - returns) ** 2, (kept - returns) ** 2
+    return 0.5 * torch.maximum(plain, clipped)[mask].sum(), (clipped > plain)[mask].sum()
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    """1 - Var(returns - values) / Var(returns) over the mask, a scalar: 1 perfect, 0 no better than a constant."""
+    target = returns[mask]
+    residual = target - values[mask]
+    return 1 - residual.var(correction=0) / target.var(correction=0).clamp_min(1e-8)

@@ -1,0 +1,158 @@
+"""Collect comparisons from simulated annotators: the model's own responses, ranked as people would rank them.
+
+InstructGPT's second step (Ouyang et al. 2022) with annotators of measured unreliability in the place of people: what
+they write is the same `Comparison` record, so that comparisons by people take the same path from here on.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chatwright.data.records import Comparison, Prompt
+from chatwright.data.render import Renderer
+from chatwright.data.store import load, save
+from chatwright.errors import ChatwrightError
+from chatwright.feedback.agreement import accuracy_ceiling, pairwise_agreement
+from chatwright.feedback.annotators import SimulatedAnnotator, calibrate, utility
+from chatwright.files import write
+from chatwright.generation.engine import Engine
+from chatwright.generation.sampling import Sampling
+from chatwright.models.load import checkpoint_of, load_model
+from chatwright.stages.base import Stage
+from chatwright.training.loop import best_device
+from chatwright.training.progress import Bar
+
+AGAIN = 1.5  # how much hotter the second draw is, for prompts whose first gave the same answer more than once
+
+
+@dataclass
+class Annotate(Stage):
+    """Sample responses to every prompt and have simulated annotators rank them.
+
+    Writes ``comparisons.parquet``, each by one annotator in turn, ``comparisons_heldout.parquet`` of other prompts,
+    each by all annotators, and ``agreement.json``.
+
+    Args:
+        model: a checkpoint, an artifact, or the name of a pretrained model.
+        prompts: prompts with a reference or the truth about what they ask (demonstrations are such prompts).
+        responses: how many to a prompt (InstructGPT: 4 to 9); fewer where the model says the same again.
+        temperature: of the sampling; prompts with equal responses are sampled once more, 1.5 times as hot.
+        max_new_tokens: longest response.
+        annotators: how many there are.
+        agreement: on how many of the pairs two of them agree (InstructGPT: 0.726).
+        heldout: part of the prompts that is kept for testing the reward model.
+        limit: use only so many of the prompts, at random; 0 for all.
+        batch_size: responses sampled at once.
+        chunk: prompts between two savings.
+        seed: of the choice, the sampling and the annotators.
+    """
+
+    model: str
+    prompts: Path
+    responses: int = 4
+    temperature: float = 1.0
+    max_new_tokens: int = 64
+    annotators: int = 5
+    agreement: float = 0.73
+    heldout: float = 0.15
+    limit: int = 0
+    batch_size: int = 64
+    chunk: int = 64
+    seed: int = 0
+
+    def run(self, out: Path) -> None:
+        if self.responses < 2 or self.annotators < 2:
+            raise ChatwrightError("a comparison takes at least 2 responses and agreement at least 2 annotators")
+        prompts = load(self.prompts, Prompt)
+        order = [int(i) for i in np.random.default_rng(self.seed).permutation(len(prompts))]
+        order = order[: self.limit] if self.limit else order
+        answers = self._sample(prompts, order, out / "state")
+        chosen = [
+            Answered(prompts[index], **answer)
+            for index, answer in zip(order, answers, strict=True)
+            if len(answer["texts"]) > 1
+        ]
+        heldout = round(self.heldout * len(chosen))
+        if not 0 < heldout < len(chosen):
+            raise ChatwrightError(
+                f"{self.prompts}: {len(chosen)} prompts got different responses, too few to hold "
+                f"{self.heldout:.0%} out; use more prompts or a higher temperature"
+            )
+        utilities = [item.utilities for item in chosen]
+        noise = calibrate(utilities, self.agreement)
+        people = [SimulatedAnnotator(f"simulated-{i + 1}", noise, self.seed) for i in range(self.annotators)]
+        tested, taught = chosen[:heldout], chosen[heldout:]
+        fresh = [item.judged(number, who) for number, item in enumerate(tested) for who in people]
+        save(
+            (item.judged(heldout + number, people[number % len(people)]) for number, item in enumerate(taught)),
+            out / "comparisons.parquet",
+        )
+        save(fresh, out / "comparisons_heldout.parquet")
+        agreement, pairs = pairwise_agreement(fresh)
+        report = {
+            "agreement": agreement,
+            "n": pairs,
+            "target": self.agreement,
+            "ceiling": accuracy_ceiling(utilities[:heldout], noise),
+            "noise": noise,
+            "annotators": self.annotators,
+            "prompts": len(order),
+            "comparisons": len(taught),
+            "comparisons_heldout": len(fresh),
+        }
+        write(out / "agreement.json", json.dumps(report, indent=1))
+
+    def _sample(self, prompts: Any, order: list[int], state: Path) -> list[dict[str, list[Any]]]:
+        """The different responses to every prompt, chunk by chunk; a chunk that is on disk is not sampled again."""
+        chunks = [order[i : i + self.chunk] for i in range(0, len(order), self.chunk)]
+        files = [state / f"responses-{number:05d}.json" for number in range(len(chunks))]
+        missing = [number for number, file in enumerate(files) if not file.exists()]
+        if missing:
+            folder = checkpoint_of(self.model)
+            engine = Engine(load_model(folder).to(best_device()), Renderer.load(folder), self.batch_size)
+            with Bar("annotate", len(order), start=len(order) - sum(len(chunks[n]) for n in missing)) as bar:
+                for number in missing:
+                    answers = self._respond(engine, [prompts[i] for i in chunks[number]])
+                    write(files[number], json.dumps(answers, ensure_ascii=False))
+                    bar.advance(len(chunks[number]))
+        return [answer for file in files for answer in json.loads(file.read_text(encoding="utf-8"))]
+
+    def _respond(self, engine: Engine, prompts: list[Prompt]) -> list[dict[str, list[Any]]]:
+        """For every prompt up to K different ``texts`` and whether each was ``finished``."""
+        rendered = [engine.renderer.prompt(prompt.messages) for prompt in prompts]
+        found: list[dict[str, bool]] = [{} for _ in prompts]
+        pending = list(range(len(prompts)))
+        for heat in (1.0, AGAIN):
+            sampling = Sampling(self.max_new_tokens, self.temperature * heat, seed=self.seed)
+            drawn = engine.generate([rendered[i] for i in pending], sampling, n=self.responses)
+            for i, completions in zip(pending, drawn, strict=True):
+                for completion in completions:
+                    if len(found[i]) < self.responses:
+                        found[i].setdefault(completion.text, completion.finish_reason == "stop")
+            pending = [i for i in pending if len(found[i]) < self.responses]
+            if not pending:
+                break
+        return [{"texts": list(texts), "finished": list(texts.values())} for texts in found]
+
+
+@dataclass
+class Answered:
+    """A prompt with different responses, and whether the model came to their end."""
+
+    prompt: Prompt
+    texts: list[str]
+    finished: list[bool]
+
+    @cached_property
+    def utilities(self) -> list[float]:
+        return [utility(self.prompt, text, end) for text, end in zip(self.texts, self.finished, strict=True)]
+
+    def judged(self, number: int, annotator: SimulatedAnnotator) -> Comparison:
+        """The comparison that an annotator makes of item ``number``."""
+        meta = {**self.prompt.meta, "finished": self.finished, "utilities": self.utilities, "noise": annotator.noise}
+        ranks = annotator.rank(self.utilities, number)
+        return Comparison(self.prompt.messages, tuple(self.texts), ranks, annotator.id, "simulated", meta)

@@ -1,0 +1,163 @@
+"""What is supervised, for several real templates, and what is refused."""
+
+import pytest
+import torch
+from tests.conftest import picture
+from transformers import PreTrainedTokenizerFast
+
+from chatwright.data.records import Document, Message, Part
+from chatwright.data.render import Renderer
+from chatwright.errors import ChatwrightError
+from chatwright.models.load import hidden_states
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+LLAMA3 = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|im_start|>' + m['role'] + '<|im_start|>\n\n' + m['content'] | trim "
+    "+ '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_start|>\n\n' }}{% endif %}"
+)
+MISTRAL = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+QWEN3 = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+    "{% if m['role'] == 'assistant' and loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+TALK = [
+    Message.of("user", "How many dogs?"),
+    Message.of("assistant", "Three dogs."),
+    Message.of("user", "图片里有什么？"),
+    Message.of("assistant", "一只狗"),
+]
+
+
+def with_template(tokenizer: PreTrainedTokenizerFast, template: str) -> Renderer:
+    copy = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer,
+        pad_token=tokenizer.pad_token,
+        eos_token="<|endoftext|>",
+        bos_token="<|im_start|>",
+        extra_special_tokens=["<|im_end|>"],
+    )
+    copy.chat_template = template
+    return Renderer(copy)
+
+
+def supervised(renderer: Renderer, messages: list[Message]) -> str:
+    row = renderer.demonstration(messages)
+    return "|".join(
+        renderer.tokenizer.decode(part) for part in _runs([i if m else None for i, m in _pairs(row)]) if part
+    )
+
+
+def _pairs(row):
+    return zip(row.input_ids, row.loss_mask, strict=True)
+
+
+def _runs(ids):
+    runs = [[]]
+    for i in ids:
+        if i is None:
+            runs.append([])
+        else:
+            runs[-1].append(i)
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (CHATML, "Three dogs.<|im_end|>|一只狗<|im_end|>"),
+        (LLAMA3, "Three dogs.<|im_end|>|一只狗<|im_end|>"),
+        (MISTRAL, " Three dogs.<|endoftext|>| 一只狗<|endoftext|>"),
+        (QWEN3, "Three dogs.<|im_end|>|<think>\n\n</think>\n\n一只狗<|im_end|>"),
+    ],
+    ids=["chatml", "llama3", "mistral", "qwen3"],
+)
+def test_mask_is_exactly_the_assistants_words_and_their_end(tokenizer, template, expected):
+    assert supervised(with_template(tokenizer, template), TALK) == expected
+
+
+def test_pictures_widen_into_tokens_and_the_mask_moves_along(renderer):
+    talk = [Message.of("user", "What?", picture(1), picture(2)), *TALK[1:]]
+    row = renderer.demonstration(talk)
+    assert row.input_ids.count(renderer.placeholders["image"]) == 2 * 4
+    assert row.media["pixel_values"].shape == (2, 3, 32, 32)
+    assert supervised(renderer, talk) == "Three dogs.<|im_end|>|一只狗<|im_end|>"
+
+
+def test_a_prompt_with_its_answer_is_the_demonstration(renderer):
+    talk = [Message.of("user", "How many dogs?", picture(1)), Message.of("assistant", "Three dogs.")]
+    whole, prompt = renderer.demonstration(talk), renderer.prompt(talk[:1])
+    answer = [i for i, m in _pairs(whole) if m]
+    both = renderer.answered(prompt, answer)
+    assert whole.input_ids[: len(both)] == both.input_ids
+    assert whole.loss_mask[: len(both)] == both.loss_mask
+
+
+def test_collate_pads_either_side_and_counts_real_positions(renderer):
+    rows = [renderer.prompt([Message.of("user", text)]) for text in ("dog", "a much longer question, 狗")]
+    left, right = renderer.collate(rows, "left"), renderer.collate(rows)
+    short = len(rows[0])
+    assert left["attention_mask"][0].sum() == right["attention_mask"][0].sum() == short
+    assert left["input_ids"][0, -short:].tolist() == right["input_ids"][0, :short].tolist() == rows[0].input_ids
+    assert left["position_ids"][0, -short:].tolist() == list(range(short))
+
+
+def test_a_document_supervises_its_text_and_end_but_no_picture(renderer):
+    row = renderer.document(Document((Part.of_image(picture(1)), Part.of_text("a dog"))))
+    assert row.loss_mask[:4] == [False] * 4 and all(row.loss_mask[4:])
+    assert row.input_ids[-1] == renderer.tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize(
+    ("messages", "words"),
+    [
+        ([Message.of("user", "hello")], "without an assistant turn"),
+        ([Message.of("user", "a <image> here"), Message.of("assistant", "no")], "<image>"),
+        ([Message.of("user", "stop <|im_end|>"), Message.of("assistant", "no")], "<|im_end|>"),
+        ([Message("user", (Part("image", media=b"junk"),)), Message.of("assistant", "no")], "unreadable image"),
+        ([Message("user", (Part("audio", media=b"RIFF"),)), Message.of("assistant", "no")], "audio"),
+    ],
+)
+def test_refusals_name_the_thing(renderer, messages, words):
+    with pytest.raises(ChatwrightError, match=words.replace("|", r"\|")):
+        renderer.demonstration(messages)
+
+
+def test_a_template_that_supervises_nothing_is_refused(tokenizer):
+    silent = "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}{% endfor %}"
+    with pytest.raises(ChatwrightError, match="ends no assistant turn"):
+        with_template(tokenizer, silent)
+
+
+def test_a_template_without_a_place_for_the_picture_is_refused(renderer):
+    blind = Renderer(
+        renderer.processor.__class__(
+            renderer.processor.image_processor,
+            renderer.tokenizer,
+            patch_size=16,
+            vision_feature_select_strategy="full",
+            chat_template=renderer.processor.chat_template.replace("<image>", ""),
+        )
+    )
+    with pytest.raises(ChatwrightError, match="1 pictures but 0 places"):
+        blind.prompt([Message.of("user", "What?", picture(1))])
+
+
+def test_a_text_model_refuses_pictures(tokenizer):
+    with pytest.raises(ChatwrightError, match="reads text only"):
+        with_template(tokenizer, CHATML).prompt([Message.of("user", "What?", picture(1))])
+
+
+def test_pixels_and_their_tokens_must_match(renderer, assistant):
+    batch = renderer.collate([renderer.prompt([Message.of("user", "What?", picture(1))])])
+    batch["input_ids"][batch["input_ids"] == renderer.placeholders["image"]] = 7
+    with pytest.raises(ChatwrightError, match="tokens: 0, features: 4"), torch.no_grad():
+        hidden_states(assistant, batch)

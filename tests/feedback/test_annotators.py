@@ -1,0 +1,68 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chatwright.data.records import Comparison, Message
+from chatwright.errors import ChatwrightError
+from chatwright.feedback.agreement import pairwise_agreement
+from chatwright.feedback.annotators import SimulatedAnnotator, brevity, calibrate, likeness
+
+
+@pytest.mark.parametrize("target", [0.65, 0.73, 0.9])
+def test_calibrated_annotators_agree_as_often_as_asked(target):
+    rng = np.random.default_rng(1)
+    utilities = [tuple((rng.random(5) < 0.5) + 0.2 * rng.random(5)) for _ in range(500)]
+    noise = calibrate(utilities, target)
+    comparisons = [
+        Comparison(
+            (Message.of("user", f"question {item}"),),
+            tuple("abcde"),
+            SimulatedAnnotator(name, noise).rank(values, item),
+            name,
+            "simulated",
+        )
+        for item, values in enumerate(utilities)
+        for name in ("one", "two", "three")
+    ]
+    agreement, count = pairwise_agreement(comparisons)
+    assert count == 500 * 10 * 3
+    assert agreement == pytest.approx(target, abs=0.02)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=9), st.floats(0.01, 10))
+def test_ranks_are_places_with_ties_exactly_where_utilities_are_equal(utilities, noise):
+    ranks = SimulatedAnnotator("x", noise).rank(utilities, 0)
+    assert set(ranks) == set(range(len(set(utilities))))
+    assert len(set(zip(utilities, ranks, strict=True))) == len(set(ranks))
+
+
+def test_without_noise_the_best_comes_first_and_with_it_annotators_differ():
+    assert SimulatedAnnotator("x", 1e-9).rank([0.1, 3.0, 0.1, -1.0], "q") == (1, 0, 1, 2)
+    noisy = {SimulatedAnnotator(name, 5.0).rank([1.0, 2.0, 3.0, 4.0], "q") for name in "abcdef"}
+    assert len(noisy) > 1
+    assert SimulatedAnnotator("a", 5.0).rank([1, 2, 3], "q") == SimulatedAnnotator("a", 5.0).rank([1, 2, 3], "q")
+
+
+def test_calibrating_without_any_difference_is_an_error():
+    with pytest.raises(ChatwrightError, match="equally good"):
+        calibrate([(1.0, 1.0), (0.0,)])
+    with pytest.raises(ChatwrightError, match="agreement"):
+        calibrate([(1.0, 0.0)], target=0.4)
+
+
+def test_likeness_orders_answers_in_both_languages():
+    assert likeness("a red apple", "a red apple") == 1
+    assert 0 < likeness("a red car", "a red apple") < 1
+    assert likeness("a red car", "a red apple") > likeness("the moon", "a red apple")
+    assert likeness("红色的苹果", "红苹果") > likeness("汽车", "红苹果")
+    assert likeness("", "a red apple") == likeness("a", "") == 0
+
+
+def test_brevity_falls_with_the_ratio_of_lengths():
+    assert brevity("12345678", "abcdefgh") == 1
+    assert brevity("x" * 16, "y" * 8) == pytest.approx(brevity("x" * 4, "y" * 8)) == pytest.approx(1 - math.log(2))
+    assert brevity("x" * 100, "y") == 0

@@ -1,0 +1,121 @@
+"""What must hold of reinforcement learning, on text and on pictures through the same code."""
+
+import copy
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from chatwright.models.heads import RewardModel
+from chatwright.objectives.feedback.ppo import PPO
+from chatwright.stages.rl import METRICS, RL, Experience, share_eye
+from chatwright.training.loop import Training, fit
+
+TEMPERATURES = [0.7, 1.0, 1.3]
+
+
+class Counts(nn.Module):
+    """A reward that anyone can check: how often a response says one of some tokens."""
+
+    def __init__(self, renderer, tokens):
+        super().__init__()
+        self.renderer, self.tokens = renderer, torch.tensor(sorted(tokens))
+
+    def scores(self, inputs):
+        return (torch.isin(inputs["input_ids"], self.tokens) & inputs["loss_mask"]).sum(1).float()
+
+
+def experience(assistant, renderer, prompts, reward=None, **settings):
+    torch.manual_seed(5)
+    scorer = RewardModel(copy.deepcopy(assistant))
+    critic = copy.deepcopy(scorer)
+    reference = copy.deepcopy(assistant)
+    rows = share_eye([assistant, reference, scorer.backbone, critic.backbone], [renderer.prompt(p) for p in prompts])
+    stage = RL("", "", "", max_new_tokens=8, **settings)
+    objective = PPO(assistant, critic, renderer, stage.temperature)
+    return objective, Experience(stage, objective, reference, reward or scorer, rows, [])
+
+
+@pytest.fixture(params=["text", "image", "both"])
+def prompts(request, conversations):
+    return [conversations[i] for i in {"text": [0, 3], "image": [1, 2, 4], "both": [0, 1, 2, 3, 4]}[request.param]]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_the_first_ratio_is_one(assistant, renderer, prompts, temperature, attention):
+    assistant.get_decoder().set_attn_implementation(attention)
+    objective, loader = experience(
+        assistant, renderer, prompts, temperature=temperature, rollouts=24, minibatches=1, micro_batch=8, iterations=1
+    )
+    for batch in next(iter(loader)):
+        metrics = objective.loss(batch).metrics
+        assert metrics["fresh_log_ratio"][1] == 1
+        assert metrics["fresh_log_ratio"][0] < 1e-5
+        assert metrics["clip_fraction"][0] == 0
+        assert abs(metrics["kl_from_rollout"][0]) < 1e-4
+    # The reference is the policy that said them, so nothing has been paid for moving away either.
+    assert loader.buffer.metrics[:, METRICS.index("kl")].abs().max() < 1e-4
+
+
+def test_rollouts_are_what_the_formulas_say(assistant, renderer, conversations):
+    """Rewards, advantages and returns of the buffer, recomputed one response at a time."""
+    torch.manual_seed(0)
+    objective, loader = experience(
+        assistant, renderer, conversations, rollouts=24, minibatches=1, iterations=1, whiten_rewards=False
+    )
+    for parameter in loader.reference.parameters():
+        parameter.data += 0.01 * torch.randn_like(parameter)
+    next(iter(loader))
+    buffer, settings = loader.buffer, loader.settings
+    expected = []
+    with torch.no_grad():
+        for row in range(24):
+            batch = renderer.collate([loader._row(row)])
+            inputs = {k: v for k, v in batch.items() if k != "loss_mask"}
+            logits = loader.reference(**inputs).logits[0, :-1]
+            logits[:, list(renderer.placeholders.values())] = float("-inf")
+            length = int(buffer.lengths[row])
+            reference = logits.log_softmax(-1)[-length:].gather(1, batch["input_ids"][0, -length:, None])[:, 0]
+            last = int(buffer.tokens[row, length - 1])
+            score = float(loader.scorer.scores(batch)) - (1.0 if last not in renderer.stop_ids else 0.0)
+            rewards = -settings.kl_coefficient * (buffer.logprobs[row, :length] - reference)
+            rewards[-1] += score
+            values = [*objective.critic.values(batch)[0, -length:].tolist(), 0.0]
+            advantage, advantages = 0.0, []
+            for t in reversed(range(length)):
+                advantage = float(rewards[t]) + values[t + 1] - values[t] + 0.95 * advantage
+                advantages.insert(0, advantage)
+            returns = torch.tensor(advantages) + torch.tensor(values[:-1])
+            assert torch.allclose(buffer.returns[row, :length], returns, atol=1e-3)
+            assert (buffer.returns[row, length:] == 0).all() and (buffer.advantages[row, length:] == 0).all()
+            expected += advantages
+    expected = torch.tensor(expected)
+    whitened = (expected - expected.mean()) / expected.std(correction=0)
+    assert torch.allclose(buffer.advantages[buffer.mask], whitened, atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_ppo_learns_what_is_paid_for(assistant, renderer, conversations, tmp_path, kind):
+    """Paid for tokens of one kind, the policy says more of them; within seconds."""
+    chosen = [conversations[i] for i in ([0, 3] if kind == "text" else [1, 2])]
+    paid = range(30, 130)
+    objective, loader = experience(
+        assistant,
+        renderer,
+        chosen,
+        Counts(renderer, paid),
+        rollouts=64,
+        minibatches=2,
+        epochs=2,
+        iterations=12,
+        unfinished_penalty=0.0,
+    )
+    settings = Training(learning_rate=3e-3, warmup=0.0, decay="constant", precision="fp32", log_every=1)
+    before = {name: p.clone() for name, p in loader.reference.named_parameters()}
+    fit(objective, loader, settings, tmp_path, "rl")
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    scores = [line["score"] for line in lines]
+    assert sum(scores[-8:]) / 8 > 1.5 * sum(scores[:4]) / 4 + 0.5, scores
+    assert all(torch.equal(before[name], p) for name, p in loader.reference.named_parameters())

@@ -1,0 +1,226 @@
+"""annotate, reward and rl as a user runs them, on tiny real models."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+
+from chatwright.data.records import Comparison, Demonstration, Document, Message, Part, Prompt
+from chatwright.data.store import load, save
+from chatwright.errors import ChatwrightError
+from chatwright.models.heads import RewardModel, score_all
+from chatwright.models.load import load_model
+from chatwright.stages.annotate import Annotate
+from chatwright.stages.base import execute
+from chatwright.stages.reward import Reward
+from chatwright.stages.rl import RL
+from chatwright.training.loop import Training
+from chatwright.training.progress import Bar
+
+COLOURS = ["red", "green", "blue", "white", "black", "pink"]
+
+
+@pytest.fixture
+def checkpoint(assistant, renderer, tmp_path):
+    folder = tmp_path / "sft"
+    assistant.save_pretrained(folder)
+    renderer.save(folder)
+    return folder
+
+
+@pytest.fixture
+def prompts(tmp_path, conversations):
+    """Forty, with references; some have pictures."""
+    path = tmp_path / "prompts.parquet"
+    texts = [f"How many {a} and {b}?" for a in COLOURS for b in COLOURS]
+    records = [Prompt((Message.of("user", text),), text[-6:]) for text in texts]
+    save([*records, *(Prompt(tuple(turns), "a dog") for turns in conversations)], path)
+    return path
+
+
+def files(folder):
+    """Everything that a stage wrote but how long it took."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in ("DONE", "card.md")
+    }
+
+
+def interrupt(monkeypatch, after):
+    """Press Ctrl-C at the ``after``-th sign of progress from now."""
+    advance, seen = Bar.advance, []
+
+    def advance_and_interrupt(bar, steps=1, **values):
+        advance(bar, steps, **values)
+        seen.append(steps)
+        if len(seen) == after:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Bar, "advance", advance_and_interrupt)
+
+
+def assert_resumes(stage, tmp_path, monkeypatch, after):
+    execute(stage, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupt(patch, after)
+        with pytest.raises(KeyboardInterrupt):
+            execute(stage, tmp_path / "cut")
+    assert not (tmp_path / "cut" / "DONE").exists()
+    execute(stage, tmp_path / "cut")
+    whole, cut = files(tmp_path / "whole"), files(tmp_path / "cut")
+    assert whole.keys() == cut.keys()
+    assert [name for name in whole if whole[name] != cut[name]] == []
+
+
+# ---- annotate
+
+
+def annotate(checkpoint, prompts, **settings):
+    return Annotate(str(checkpoint), prompts, max_new_tokens=6, heldout=0.4, chunk=8, **settings)
+
+
+def test_annotators_rank_different_responses_and_agree_as_asked(checkpoint, tmp_path):
+    out, prompts = tmp_path / "annotate", tmp_path / "many.parquet"
+    texts = [f"{a} {b} {c}" for a in COLOURS for b in COLOURS for c in COLOURS]
+    save([Prompt((Message.of("user", text),), text[::-1]) for text in texts], prompts)
+    execute(annotate(checkpoint, prompts), out)
+    taught, fresh = load(out / "comparisons.parquet", Comparison), load(out / "comparisons_heldout.parquet", Comparison)
+    assert all(len(set(c.responses)) == len(c.responses) >= 2 for c in taught)
+    assert {c.annotator for c in taught} == {f"simulated-{i}" for i in range(1, 6)}
+    assert not {c.messages for c in taught} & {c.messages for c in fresh}
+    report = json.loads((out / "agreement.json").read_text())
+    assert report["comparisons"] == len(taught) and report["comparisons_heldout"] == len(fresh) == 5 * 86
+    assert report["n"] > 3000
+    assert report["agreement"] == pytest.approx(0.73, abs=0.03)
+    assert 0.73 < report["ceiling"] < 0.9
+
+
+def test_annotate_goes_on_where_it_was(checkpoint, prompts, tmp_path, monkeypatch):
+    assert_resumes(annotate(checkpoint, prompts, limit=30), tmp_path, monkeypatch, after=2)
+
+
+def test_annotate_says_what_it_cannot_judge(checkpoint, tmp_path):
+    bare = tmp_path / "bare.jsonl"
+    save([Prompt((Message.of("user", f"How many {colour}?"),)) for colour in COLOURS], bare)
+    with pytest.raises(ChatwrightError, match="reference"):
+        annotate(checkpoint, bare).run(tmp_path / "out")
+    with pytest.raises(ChatwrightError, match="at least 2"):
+        annotate(checkpoint, bare, responses=1).run(tmp_path / "out")
+
+
+# ---- reward
+
+
+def preferences(path, texts, good="yes", bad="no"):
+    """People prefer yes to no; half of them are shown no first."""
+    save(
+        [
+            Comparison(
+                (Message.of("user", text),),
+                (good, bad)[:: 1 if i % 2 else -1],
+                (0, 1)[:: 1 if i % 2 else -1],
+                "p",
+                "pair",
+            )
+            for i, text in enumerate(texts)
+        ],
+        path,
+    )
+    return path
+
+
+@pytest.fixture
+def reward_stage(checkpoint, tmp_path):
+    texts = [f"Is it {a}, not {b}?" for a in COLOURS for b in COLOURS]
+    answers = tmp_path / "answers.parquet"
+    save([Demonstration((Message.of("user", t), Message.of("assistant", "yes"))) for t in texts[:10]], answers)
+    return Reward(
+        str(checkpoint),
+        preferences(tmp_path / "taught.parquet", texts[:28]),
+        preferences(tmp_path / "fresh.parquet", texts[28:]),
+        answers,
+        batch_size=4,
+        epochs=3,
+        training=Training(learning_rate=3e-3, precision="fp32", log_every=1),
+    )
+
+
+def test_a_reward_model_learns_an_obvious_preference(reward_stage, renderer, tmp_path):
+    out = tmp_path / "reward"
+    execute(reward_stage, out)
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["accuracy"] == 1 and scores["n"] == 8 and scores["low"] == scores["high"] == 1
+    assert scores["agreement_ceiling"] is None  # nobody judged twice
+    model = RewardModel.load(out)
+    demonstrations = load(reward_stage.demonstrations, Prompt)
+    rows = [renderer.answered(renderer.prompt(d.messages), renderer.answer("yes")) for d in demonstrations]
+    assert score_all(model, renderer, rows).mean() == pytest.approx(0, abs=1e-4)
+    examples = [json.loads(line) for line in (out / "examples.jsonl").read_text().splitlines()]
+    assert {e["response"] for e in examples if e["end"] == "best"} == {"yes", "no"}  # 8 of each, 10 shown
+    assert examples[0]["response"] == "yes" and examples[0]["score"] > examples[-1]["score"]
+    load_model(out)  # the checkpoint opens as a plain model too
+
+
+def test_reward_goes_on_where_it_was(reward_stage, tmp_path, monkeypatch):
+    assert_resumes(reward_stage, tmp_path, monkeypatch, after=5)
+
+
+def test_comparisons_of_only_ties_are_refused(reward_stage, tmp_path):
+    save([Comparison((Message.of("user", "?"),), ("a", "b"), (0, 0), "p", "pair")], reward_stage.comparisons)
+    with pytest.raises(ChatwrightError, match="prefers"):
+        reward_stage.run(tmp_path / "out")
+
+
+# ---- rl
+
+
+@pytest.fixture
+def judge(assistant, renderer, tmp_path):
+    torch.manual_seed(3)
+    folder = tmp_path / "judge"
+    RewardModel(assistant).save(folder)
+    renderer.save(folder)
+    return folder
+
+
+def rl(checkpoint, judge, prompts, **settings):
+    return RL(
+        str(checkpoint),
+        str(judge),
+        prompts,
+        iterations=3,
+        rollouts=16,
+        minibatches=2,
+        epochs=2,
+        max_new_tokens=6,
+        training=Training(learning_rate=1e-3, precision="fp32", decay="constant", log_every=1),
+        **settings,
+    )
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_rl_goes_on_in_the_middle_of_a_round(checkpoint, judge, prompts, tmp_path, monkeypatch, mixed):
+    documents = tmp_path / "documents.parquet"
+    save([Document((Part.of_text(f"one {colour} dog"),)) for colour in COLOURS], documents)
+    mix = {"pretraining": documents, "pretraining_batch": 4} if mixed else {}
+    assert_resumes(rl(checkpoint, judge, prompts, micro_batch=4, **mix), tmp_path, monkeypatch, after=6)
+    lines = [json.loads(line) for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert all(line["fresh_log_ratio"] < 1e-5 for line in lines)
+    assert any(abs(line["kl_from_rollout"]) > 1e-5 for line in lines)
+    assert lines[0]["kl"] == pytest.approx(0, abs=1e-4) and lines[-1]["kl_k3"] > 1e-4
+    assert ("pretraining_loss" in lines[0]) == mixed
+
+
+def test_rl_refuses_what_cannot_work(checkpoint, judge, prompts, tmp_path):
+    with pytest.raises(ChatwrightError, match="reward model"):
+        rl(checkpoint, checkpoint, prompts).run(tmp_path / "out")
+    with pytest.raises(ChatwrightError, match="temperature"):
+        rl(checkpoint, judge, prompts, temperature=0).run(tmp_path / "out")
+    stage = rl(checkpoint, judge, prompts)
+    stage.minibatches = 3
+    with pytest.raises(ChatwrightError, match="minibatches"):
+        stage.run(tmp_path / "out")

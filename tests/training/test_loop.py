@@ -1,0 +1,158 @@
+"""The loop: one loss however a batch is split, among micro-batches or processes."""
+
+import json
+import multiprocessing
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from tests.conftest import picture
+
+from chatwright.data.batches import Batches
+from chatwright.data.records import Message
+from chatwright.errors import ChatwrightError
+from chatwright.objectives.base import Loss, Objective
+from chatwright.objectives.language.causal import CausalLanguageModel
+from chatwright.training import checkpoint
+from chatwright.training.loop import Training, fit
+
+SENTENCES = ["Three dogs.", "狗", "There is a red apple and a green pear.", "no", "一只狗", "a pear", "two", "图片"]
+
+
+def rows_of(renderer):
+    return [
+        renderer.demonstration(
+            [Message.of("user", "What is it?", *([picture(i)] if i % 2 else [])), Message.of("assistant", text)]
+        )
+        for i, text in enumerate(SENTENCES)
+    ]
+
+
+def gradients(objective, batches):
+    objective.zero_grad()
+    total = weight = 0
+    for batch in batches:
+        loss = objective.loss(batch)
+        loss.total.backward()
+        total, weight = total + loss.total.detach(), weight + loss.weight
+    return total / weight, {n: p.grad / weight for n, p in objective.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("micro", [4, 2, 1])
+def test_splitting_a_batch_changes_nothing(renderer, assistant, micro):
+    assistant.double()
+    rows = rows_of(renderer)
+    for row in rows:
+        row.media = {name: value.double() for name, value in row.media.items()}
+    objective = CausalLanguageModel(assistant, renderer)
+    whole, expected = gradients(objective, [renderer.collate(rows)])
+    split, found = gradients(objective, [renderer.collate(rows[i : i + micro]) for i in range(0, 8, micro)])
+    assert abs(whole - split) < 1e-6
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-7)
+
+
+def train(renderer, model, out, micro=0, **changes):
+    torch.manual_seed(0)
+    rows = rows_of(renderer)
+    loader = Batches(rows, renderer.collate, 8, changes.pop("steps", 6), 0, micro)
+    objective = CausalLanguageModel(model, renderer)
+    settings = Training(**{"learning_rate": 1e-2, "precision": "fp32", "log_every": 1, **changes})
+    fit(objective, loader, settings, out, "sft")
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_training_learns_and_writes_its_course(renderer, assistant, tmp_path):
+    lines = train(renderer, assistant, tmp_path, steps=30)
+    assert lines[-1]["loss"] < 0.5 * lines[0]["loss"]
+    assert [line["step"] for line in lines] == list(range(1, 31))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_accumulation_gives_the_same_weights(renderer, assistant, tmp_path, optimizer):
+    assistant.model.vision_tower.requires_grad_(False)
+    start = {name: value.clone() for name, value in assistant.state_dict().items()}
+    train(renderer, assistant, tmp_path / "whole", steps=3, optimizer=optimizer, learning_rate=1e-3)
+    whole = {name: value.clone() for name, value in assistant.state_dict().items()}
+    assistant.load_state_dict(start)
+    train(renderer, assistant, tmp_path / "split", micro=2, steps=3, optimizer=optimizer, learning_rate=1e-3)
+    for name, value in assistant.state_dict().items():
+        torch.testing.assert_close(value, whole[name], rtol=1e-3, atol=1e-4)
+
+
+class Square(Objective):
+    """The mean of squared outputs of a linear layer: enough to see what several processes add up."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 1).double()
+        torch.nn.init.ones_(self.layer.weight)
+        torch.nn.init.zeros_(self.layer.bias)
+
+    def loss(self, batch):
+        return Loss((self.layer(batch["x"]) ** 2).sum(), torch.tensor(float(len(batch["x"]))), {})
+
+
+def fit_square(rows: list[list[float]], out: Path, rank: int = 0, port: int = 0) -> None:
+    if port:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        dist.init_process_group("gloo", rank=rank, world_size=2)
+    data = torch.tensor(rows, dtype=torch.float64)
+    loader = Batches(data, lambda some: {"x": torch.stack(some)}, len(data), 4, seed=0)
+    objective = Square()
+    fit(objective, loader, Training(learning_rate=1e-2, precision="fp32", log_every=1), out, "square")
+    (out / "weights.json").write_text(json.dumps(objective.layer.weight.tolist()))
+
+
+def test_two_processes_with_unequal_shares_do_what_one_does(tmp_path):
+    rows = [[1.0, 2.0, 3.0], [0.5, -1.0, 2.0], [4.0, 0.0, 1.0], [1.0, 1.0, -3.0]]
+    fit_square(rows, tmp_path / "one")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    spawn = multiprocessing.get_context("spawn")
+    shares = [rows[:1], rows[1:]]
+    workers = [
+        spawn.Process(target=fit_square, args=(share, tmp_path / f"rank{rank}", rank, port))
+        for rank, share in enumerate(shares)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+        assert worker.exitcode == 0
+    expected = torch.tensor(json.loads((tmp_path / "one/weights.json").read_text()))
+    for rank in range(2):
+        found = torch.tensor(json.loads((tmp_path / f"rank{rank}/weights.json").read_text()))
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_a_loss_that_explodes_is_an_error_with_a_remedy(renderer, assistant, tmp_path):
+    with pytest.raises(ChatwrightError, match="lower learning_rate"):
+        train(renderer, assistant, tmp_path, steps=20, learning_rate=1e20, clip=1e20, warmup=0.0)
+
+
+def test_a_step_without_supervised_tokens_is_refused(renderer, assistant, tmp_path):
+    rows = rows_of(renderer)
+    for row in rows:
+        row.loss_mask = [False] * len(row)
+    loader = Batches(rows, renderer.collate, 8, 2, 0)
+    with pytest.raises(ChatwrightError, match="nothing to learn from"):
+        fit(CausalLanguageModel(assistant, renderer), loader, Training(precision="fp32"), tmp_path, "sft")
+
+
+def test_too_few_rows_for_a_batch_are_refused(renderer):
+    with pytest.raises(ChatwrightError, match="8 rows do not fill one batch of 9"):
+        Batches(rows_of(renderer), renderer.collate, 9, 2, 0)
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, {"x": torch.full((3,), float(step))}, {"a": step})
+    (tmp_path / "step-00000002/tensors").write_bytes(b"junk")
+    step, tensors, values = checkpoint.load(tmp_path)
+    assert (step, tensors["x"].tolist(), values) == (1, [1.0, 1.0, 1.0], {"a": 1})
+    assert "step-00000002: damaged" in capsys.readouterr().out.replace("\n", "")

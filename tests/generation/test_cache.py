@@ -41,7 +41,9 @@ def test_tokens_within_the_room_are_written_in_place():
 
 @pytest.mark.parametrize("kind", ["full_attention", "sliding_attention"])
 def test_only_plain_layers_are_replaced(kind):
-    config = Qwen3Config(num_hidden_layers=2, layer_types=["full_attention", kind], sliding_window=4)
+    config = Qwen3Config(
+        num_hidden_layers=2, layer_types=["full_attention", kind], use_sliding_window=True, sliding_window=4
+    )
     first, second = roomy_cache(config, room=3).layers
     assert isinstance(first, RoomyLayer)
     assert isinstance(second, RoomyLayer if kind == "full_attention" else DynamicSlidingWindowLayer)

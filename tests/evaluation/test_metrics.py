@@ -75,3 +75,20 @@ def test_a_win_rate_mirrors():
     one, other = win_rate(asked, first, second), win_rate(asked, second, first)
     assert one["score"] == pytest.approx(1 - other["score"])
     assert one["low"] == pytest.approx(1 - other["high"])
+
+
+def test_prompts_with_truth_are_checked_against_it():
+    """A digit is as good as the word, and of two right answers the judge prefers the more helpful."""
+    truth = {"things": [{"name": "dog", "kind": "animal", "x": 0.5, "y": 0.5, "size": 0.5}] * 3, "asked": ["dog"]}
+    counted = Prompt(
+        (Message.of("user", "How many dogs are there?"),),
+        reference="three",
+        choices=("one", "two", "three", "four", "five"),
+        score="choice",
+        meta={"task": "counting", "language": "en", "split": "test", "truth": truth},
+    )
+    assert metrics.kind_of(counted) == "contains"
+    assert metrics.correct(counted, "There are 3 dogs.")
+    assert not metrics.correct(counted, "There are two dogs.")
+    assert win_rate([counted], ["There are three dogs."], ["three"])["score"] == 1
+    assert win_rate([counted], ["three"], ["There are two dogs. A dog is an animal."])["score"] == 1

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
@@ -72,3 +73,31 @@ def test_left_padding_changes_nothing(assistant, renderer, conversations):
         for row, logits in zip(rows, padded, strict=True):
             alone = assistant(input_ids=torch.tensor([row.input_ids]), **row.media, use_cache=False).logits[0, -1]
             assert torch.allclose(logits, alone, atol=1e-4, rtol=0)
+
+
+def test_layers_with_a_sliding_window_are_served(renderer, conversations):
+    """A model that mixes full and sliding attention, with answers longer than the window."""
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=len(renderer.tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=128,
+        use_sliding_window=True,
+        sliding_window=8,
+        layer_types=["full_attention", "sliding_attention"],
+        initializer_range=0.3,
+    )
+    model = Qwen3ForCausalLM(config).eval()
+    texts = [conversation for conversation in conversations if not renderer.prompt(conversation).media]
+    sampling = Sampling(max_new_tokens=20)
+    answers = Engine(model, renderer).generate(texts, sampling, n=2)
+    rows = [renderer.prompt(text) for text in texts for _ in range(2)]
+    completions = [completion for several in answers for completion in several]
+    forced = teacher_forced(model, renderer, rows, [c.tokens for c in completions], 1.0)
+    for completion, expected in zip(completions, forced, strict=True):
+        assert completion.logprobs == pytest.approx(expected, abs=1e-5)

@@ -17,12 +17,16 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from chatwright.data.records import Message
 from chatwright.data.render import Rendered, Renderer
 from chatwright.errors import ChatwrightError
+from chatwright.generation.cache import roomy_cache
 from chatwright.generation.sampling import Sampling, distribution, draw, stream_of_uniforms
+
+# Cache places reserved for an answer at first, in tokens: most answers end long before max_new_tokens.
+ROOM = 128
 
 
 @dataclass(frozen=True)
@@ -255,12 +259,12 @@ class _Batch:
         prompts, self.length = mask.shape
         if mask.all():
             inputs.pop("attention_mask")
-        self.cache = DynamicCache(config=model.config)
+        room = max(row.room for row in rows)
+        self.cache = roomy_cache(model.config, min(room, ROOM))
         output = model(**inputs, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
         self.logits = output.logits[:, -1]
         self.uniforms = None if uniforms is None else torch.from_numpy(uniforms).to(device)
         # Written out for the longest answer, so that a step only takes a longer slice. None when nothing is padded.
-        room = max(row.room for row in rows)
         self.mask = None if mask.all() else torch.cat([mask, mask.new_ones(prompts, room)], 1)
         self.positions = mask.sum(1, keepdim=True)
         if len(rows) > prompts:

@@ -13,6 +13,7 @@ from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
 from chatwright.models.load import checkpoint_of, load_model
 from chatwright.stages.base import Stage
+from chatwright.training.loop import best_device
 
 HELP = "/image FILE shows a picture with the next question, /new begins anew, /quit leaves, Ctrl-C stops an answer"
 
@@ -46,7 +47,7 @@ class Chat(Stage):
 
     def run(self, out: Path) -> None:
         folder = checkpoint_of(self.model)
-        engine = Engine(load_model(folder), Renderer.load(folder))
+        engine = Engine(load_model(folder).to(best_device()), Renderer.load(folder))
         sampling = Sampling(self.max_new_tokens, self.temperature, self.top_p, seed=self.seed)
         system = [Message.of("system", self.system)] if self.system else []
         Conversation(engine, sampling, system).hold(self.image)

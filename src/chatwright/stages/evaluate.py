@@ -19,6 +19,7 @@ from chatwright.generation.sampling import Sampling
 from chatwright.models.load import checkpoint_of, load_model
 from chatwright.stages.base import Stage
 from chatwright.terminal import console
+from chatwright.training.loop import best_device
 from chatwright.training.progress import Bar
 
 CHUNK = 4  # batches whose answers are written together
@@ -62,7 +63,7 @@ class Evaluate(Stage):
         documents = load(self.documents, Document) if self.documents else []
         documents = documents[: self.limit] if self.limit else documents
         folder = checkpoint_of(self.model)
-        engine = Engine(load_model(folder), Renderer.load(folder), self.batch_size)
+        engine = Engine(load_model(folder).to(best_device()), Renderer.load(folder), self.batch_size)
         sampling = Sampling(self.max_new_tokens, self.temperature, seed=self.seed)
 
         path = out / "answers.jsonl"

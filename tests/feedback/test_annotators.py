@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatwright.data.records import Comparison, Message
+from chatwright.data.records import Comparison, Message, Prompt
 from chatwright.errors import ChatwrightError
 from chatwright.feedback.agreement import pairwise_agreement
-from chatwright.feedback.annotators import SimulatedAnnotator, brevity, calibrate, likeness
+from chatwright.feedback.annotators import SimulatedAnnotator, brevity, calibrate, likeness, utility
 
 
 @pytest.mark.parametrize("target", [0.65, 0.73, 0.9])
@@ -66,3 +66,27 @@ def test_brevity_falls_with_the_ratio_of_lengths():
     assert brevity("12345678", "abcdefgh") == 1
     assert brevity("x" * 16, "y" * 8) == pytest.approx(brevity("x" * 4, "y" * 8)) == pytest.approx(1 - math.log(2))
     assert brevity("x" * 100, "y") == 0
+
+
+def test_right_answers_are_worth_more_than_helpful_ones_and_both_more_than_neither():
+    truth = {"things": [{"name": "dog", "kind": "animal", "x": 0, "y": 0, "size": 9}], "asked": []}
+    question = Prompt(
+        (Message.of("user", "What is this?"),),
+        "dog",
+        ("dog", "cat"),
+        "choice",
+        {"task": "naming", "language": "en", "truth": truth},
+    )
+    answers = ["It is a dog. A dog is an animal.", "It is a dog.", "dog", "It is a cat.", "cat"]
+    worth = [utility(question, answer) for answer in answers]
+    assert worth == sorted(worth, reverse=True) and len(set(worth)) == len(worth)
+    assert worth[2] - worth[3] > 1
+    assert utility(question, "dog", finished=False) < utility(question, "dog")
+
+
+def test_without_truth_the_reference_decides_and_without_both_nothing_does():
+    question = Prompt((Message.of("user", "Name a fruit."),), "An apple is a fruit.")
+    near, far = utility(question, "An apple is a fruit."), utility(question, "Cars are loud, are they not, my friend?")
+    assert near == 3 and far < 1.5
+    with pytest.raises(ChatwrightError, match="reference"):
+        utility(Prompt(question.messages), "An apple")

@@ -75,7 +75,7 @@ class RL(Stage):
     rollouts: int = 256
     epochs: int = 1
     minibatches: int = 4
-    micro_batch: int = 0
+    micro_batch: int = 32
     sampling_batch: int = 128
     max_new_tokens: int = 24
     temperature: float = 1.0
@@ -251,7 +251,7 @@ class Experience:
         epoch, part = divmod(place, settings.minibatches)
         order = np.random.default_rng((settings.seed, number, epoch)).permutation(settings.rollouts)
         rows = np.split(order, settings.minibatches)[part].tolist()
-        rows.sort(key=lambda i: int(self.buffer.lengths[i]))
+        rows.sort(key=lambda i: len(self._row(i)))
         size = settings.micro_batch or len(rows)
         step = []
         for chosen in (rows[i : i + size] for i in range(0, len(rows), size)):

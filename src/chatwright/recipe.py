@@ -10,6 +10,7 @@ A stage's name is the command it runs unless ``stage`` says so; its artifact is 
 """
 
 import re
+import sys
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,18 @@ def run(path: Path, out: Path | None = None) -> None:
             if not execute(stage, folder / name):
                 console.print(f"stage {number} of {len(stages)} · {name}: finished before")
         Bar.place = ""
+        _say_what_is_there(folder, stages)
+
+
+def _say_what_is_there(folder: Path, stages: dict[str, Stage]) -> None:
+    """Where to look and how to talk with what was made."""
+    if (folder / "report.html").exists():
+        console.print(f"\nThe report: {folder / 'report.html'} (for machines: {folder / 'report.json'})")
+    talkers = [name for name, stage in stages.items() if stage.name() in ("sft", "rl")]
+    if talkers:
+        program = Path(sys.argv[0])
+        command = program if program.name == "chatwright" else "chatwright"
+        console.print(f"To chat:    {command} chat --model {folder / talkers[-1]}", soft_wrap=True)
 
 
 def read(path: Path, out: Path | None = None) -> tuple[Path, dict[str, Stage]]:

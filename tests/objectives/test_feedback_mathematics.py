@@ -170,6 +170,13 @@ def test_bradley_terry_is_the_sum_over_untied_pairs_of_one_prompt(data):
     assert [float(x) for x in result] == pytest.approx([expected, pairs, right])
 
 
+def test_bradley_terry_adds_up_the_pairs_of_several_judges():
+    scores, ranks, groups = torch.randn(8), torch.randint(3, (8, 3)), torch.tensor([0] * 4 + [1] * 4)
+    together = torch.stack(maths.bradley_terry(scores, ranks, groups))
+    alone = [torch.stack(maths.bradley_terry(scores, ranks[:, judge], groups)) for judge in range(3)]
+    assert torch.allclose(together, sum(alone))
+
+
 def test_bradley_terry_does_not_care_about_a_constant_added_to_all_scores_of_a_prompt():
     scores, ranks, groups = torch.randn(8), torch.tensor([0, 1, 2, 3] * 2), torch.tensor([0] * 4 + [1] * 4)
     moved = scores + torch.tensor([5.0] * 4 + [-3.0] * 4)

@@ -91,6 +91,9 @@ def test_annotators_rank_different_responses_and_agree_as_asked(checkpoint, tmp_
     assert all(len(set(c.responses)) == len(c.responses) >= 2 for c in taught)
     assert {c.annotator for c in taught} == {f"simulated-{i}" for i in range(1, 6)}
     assert not {c.messages for c in taught} & {c.messages for c in fresh}
+    assert all(
+        len({c.annotator for c in taught if c.messages == prompt}) == 3 for prompt in {c.messages for c in taught}
+    )
     report = json.loads((out / "agreement.json").read_text())
     assert report["comparisons"] == len(taught) and report["comparisons_heldout"] == len(fresh) == 5 * 86
     assert report["n"] > 3000

@@ -33,8 +33,8 @@ AGAIN = 1.5  # how much hotter the second draw is, for prompts whose first gave 
 class Annotate(Stage):
     """Sample responses to every prompt and have simulated annotators rank them.
 
-    Writes ``comparisons.parquet``, each by one annotator in turn, ``comparisons_heldout.parquet`` of other prompts,
-    each by all annotators, and ``agreement.json``.
+    Writes ``comparisons.parquet``, ``comparisons_heldout.parquet`` of other prompts, each by all annotators, and
+    ``agreement.json``.
 
     Args:
         model: a checkpoint, an artifact, or the name of a pretrained model.
@@ -42,7 +42,7 @@ class Annotate(Stage):
         responses: how many to a prompt (InstructGPT: 4 to 9); fewer where the model says the same again.
         temperature: of the sampling; prompts with equal responses are sampled once more, 1.5 times as hot.
         max_new_tokens: longest response.
-        annotators: how many there are.
+        annotators: how many there are. judges: how many of them, taking turns, rank a prompt that is not held out.
         agreement: on how many of the pairs two of them agree (InstructGPT: 0.726).
         heldout: part of the prompts that is kept for testing the reward model.
         limit: use only so many of the prompts, at random; 0 for all.
@@ -57,6 +57,7 @@ class Annotate(Stage):
     temperature: float = 1.0
     max_new_tokens: int = 64
     annotators: int = 5
+    judges: int = 3
     agreement: float = 0.73
     heldout: float = 0.15
     limit: int = 0
@@ -65,8 +66,11 @@ class Annotate(Stage):
     seed: int = 0
 
     def run(self, out: Path) -> None:
-        if self.responses < 2 or self.annotators < 2:
-            raise ChatwrightError("a comparison takes at least 2 responses and agreement at least 2 annotators")
+        if self.responses < 2 or self.annotators < 2 or not 1 <= self.judges <= self.annotators:
+            raise ChatwrightError(
+                f"responses={self.responses}, annotators={self.annotators}, judges={self.judges}: a comparison takes "
+                "at least 2 responses, agreement at least 2 annotators, and judges are from 1 to all of them"
+            )
         prompts = load(self.prompts, Prompt)
         order = [int(i) for i in np.random.default_rng(self.seed).permutation(len(prompts))]
         order = order[: self.limit] if self.limit else order
@@ -87,10 +91,12 @@ class Annotate(Stage):
         people = [SimulatedAnnotator(f"simulated-{i + 1}", noise, self.seed) for i in range(self.annotators)]
         tested, taught = chosen[:heldout], chosen[heldout:]
         fresh = [item.judged(number, who) for number, item in enumerate(tested) for who in people]
-        save(
-            (item.judged(heldout + number, people[number % len(people)]) for number, item in enumerate(taught)),
-            out / "comparisons.parquet",
-        )
+        learned = [
+            item.judged(heldout + number, people[(number + turn) % len(people)])
+            for number, item in enumerate(taught)
+            for turn in range(self.judges)
+        ]
+        save(learned, out / "comparisons.parquet")
         save(fresh, out / "comparisons_heldout.parquet")
         agreement, pairs = pairwise_agreement(fresh)
         report = {
@@ -101,7 +107,7 @@ class Annotate(Stage):
             "noise": noise,
             "annotators": self.annotators,
             "prompts": len(order),
-            "comparisons": len(taught),
+            "comparisons": len(learned),
             "comparisons_heldout": len(fresh),
         }
         write(out / "agreement.json", json.dumps(report, indent=1))

@@ -42,8 +42,8 @@ class Reward(Stage):
         model: what the reward model begins as: the fine-tuned model.
         comparisons: to learn from. heldout: of other prompts, to test on.
         demonstrations: whose answers score 0 on average; without them the responses ranked first do.
-        batch_size: comparisons in a step; all pairs of a comparison are learned at once.
-        micro_batch: comparisons computed at once; 0 for the whole step.
+        batch_size: prompts in a step; all pairs of a prompt, whoever judged them, are learned at once.
+        micro_batch: prompts computed at once; 0 for the whole step.
         epochs: passes over the comparisons; more than one overfits (InstructGPT).
         references: how many demonstrations set the zero.
         max_length: longer responses with their prompts, in tokens, are left out.
@@ -55,13 +55,13 @@ class Reward(Stage):
     comparisons: Path
     heldout: Path
     demonstrations: Path | None = None
-    batch_size: int = 32
+    batch_size: int = 8
     micro_batch: int = 0
     epochs: float = 1.0
     references: int = 256
     max_length: int = 1024
     seed: int = 0
-    training: Training = field(default_factory=lambda: Training(learning_rate=3e-4))
+    training: Training = field(default_factory=lambda: Training(learning_rate=1e-3))
 
     def run(self, out: Path) -> None:
         torch.manual_seed(self.seed)
@@ -83,7 +83,7 @@ class Reward(Stage):
         )
         fit(objective, loader, self.training, out, "reward")
         model = objective.model
-        references = zero or [group.rows[group.ranks.index(0)] for group in taught[: self.references]]
+        references = zero or [group.rows[group.best] for group in taught[: self.references]]
         with torch.no_grad():
             model.head.bias.sub_(score_all(model, renderer, references).mean())
         self._test(model, renderer, tested, out)
@@ -107,7 +107,7 @@ class Reward(Stage):
         parts = score_all(model, renderer, [row for group in tested for row in group.rows]).split(
             [len(group.rows) for group in tested]
         )
-        people = np.array([_right(scores, group.ranks) for scores, group in zip(parts, tested, strict=True)])
+        people = np.array([_right(scores, group.rankings) for scores, group in zip(parts, tested, strict=True)])
         numbers: dict[Any, int] = {}
         low, high = _interval(people, [numbers.setdefault(comparisons[g.number].messages, g.number) for g in tested])
         scores: dict[str, Any] = {
@@ -120,7 +120,7 @@ class Reward(Stage):
         utilities = [group.utilities for group in tested if group.utilities]
         if utilities:
             gold = np.array(
-                [_right(s, [-u for u in g.utilities]) for s, g in zip(parts, tested, strict=True) if g.utilities]
+                [_right(s, [[-u for u in g.utilities]]) for s, g in zip(parts, tested, strict=True) if g.utilities]
             )
             scores["agreement_ceiling"] = accuracy_ceiling(utilities, comparisons[tested[0].number].meta["noise"])
             scores["gold_accuracy"] = gold[:, 0].sum() / gold[:, 1].sum()
@@ -150,23 +150,38 @@ class Reward(Stage):
 
 
 class Group(NamedTuple):
-    """A comparison as rows: its number in its file, the rendered responses, their places among its responses."""
+    """Comparisons of the same responses by one judge or several, as rows.
+
+    number: of the first of them in its file. rows: the rendered responses. places: of these among all the responses.
+    rankings: [J][N], one by each judge. utilities: [N], empty where nobody knows them.
+    """
 
     number: int
     rows: list[Rendered]
     places: list[int]
-    ranks: list[int]
+    rankings: list[list[int]]
     utilities: list[float]
 
     @property
     def pairs(self) -> bool:
-        return len(set(self.ranks)) > 1
+        return any(len(set(ranks)) > 1 for ranks in self.rankings)
+
+    @property
+    def best(self) -> int:
+        """The response that the judges rank highest together."""
+        sums = [sum(ranks) for ranks in zip(*self.rankings, strict=True)]
+        return sums.index(min(sums))
 
 
 def render_all(renderer: Renderer, comparisons: Sequence[Comparison], max_length: int) -> list[Group]:
-    """Render every response after its prompt; the prompt's pictures are read once."""
-    groups = []
+    """Render every response after its prompt, once for all who judged the same responses."""
+    groups: dict[Any, Group] = {}
     for number, comparison in enumerate(comparisons):
+        key = (comparison.messages, comparison.responses)
+        if key in groups:
+            group = groups[key]
+            group.rankings.append([comparison.ranks[place] for place in group.places])
+            continue
         prompt = renderer.prompt(comparison.messages)
         finished = comparison.meta.get("finished") or [True] * len(comparison.responses)
         rows = [
@@ -176,16 +191,14 @@ def render_all(renderer: Renderer, comparisons: Sequence[Comparison], max_length
         kept = [place for place, row in enumerate(rows) if len(row) <= max_length]
         utilities = comparison.meta.get("utilities") or []
         if len(kept) > 1:
-            groups.append(
-                Group(
-                    number,
-                    [rows[place] for place in kept],
-                    kept,
-                    [comparison.ranks[place] for place in kept],
-                    [utilities[place] for place in kept] if utilities else [],
-                )
+            groups[key] = Group(
+                number,
+                [rows[place] for place in kept],
+                kept,
+                [[comparison.ranks[place] for place in kept]],
+                [utilities[place] for place in kept] if utilities else [],
             )
-    return groups
+    return list(groups.values())
 
 
 def freeze_all(
@@ -200,14 +213,18 @@ def freeze_all(
 
 def collate(renderer: Renderer, groups: Sequence[Group]) -> dict[str, Any]:
     batch = renderer.collate([row for group in groups for row in group.rows])
-    batch["comparison.ranks"] = torch.tensor([rank for group in groups for rank in group.ranks])
+    judges = max(len(group.rankings) for group in groups)
+    ranks = [group.rankings + [[0] * len(group.rows)] * (judges - len(group.rankings)) for group in groups]
+    batch["comparison.ranks"] = torch.cat(
+        [torch.tensor(rankings).T for rankings in ranks]
+    )  # who did not judge ties all
     batch["comparison.groups"] = torch.tensor([i for i, group in enumerate(groups) for _ in group.rows])
     return batch
 
 
-def _right(scores: Tensor, ranks: Sequence[float]) -> tuple[float, int]:
-    """How many pairs of one comparison the scores order rightly, and how many there are."""
-    _, pairs, right = bradley_terry(scores, torch.tensor(ranks), torch.zeros(len(scores)))
+def _right(scores: Tensor, rankings: Sequence[Sequence[float]]) -> tuple[float, int]:
+    """How many pairs of one prompt the scores order rightly, and how many there are."""
+    _, pairs, right = bradley_terry(scores, torch.tensor(rankings).T, torch.zeros(len(scores)))
     return float(right), int(pairs)
 
 

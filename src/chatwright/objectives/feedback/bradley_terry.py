@@ -18,9 +18,9 @@ class BradleyTerry(Objective):
     """Teach a reward model to score the response that was preferred above the other.
 
     A batch is what the renderer's ``collate`` made of N prompts with their responses and, beside it,
-    ``comparison.ranks`` [N] (0 the best; equal is a tie and makes no pair) and ``comparison.groups`` [N] (one number
-    for the responses that were ranked together, which must not be split over micro-batches). The weight is the number
-    of pairs.
+    ``comparison.ranks`` [N], or [N, J] where J judged (0 the best; equal is a tie and makes no pair), and
+    ``comparison.groups`` [N] (one number for the responses that were ranked together, which must not be split over
+    micro-batches). The weight is the number of pairs.
 
     Args:
         model: the reward model; parameters without ``requires_grad`` stay as they are.

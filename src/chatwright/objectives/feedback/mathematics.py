@@ -18,16 +18,18 @@ def bradley_terry(scores: Tensor, ranks: Tensor, groups: Tensor) -> tuple[Tensor
     prompt with K responses costs K forward passes and not K(K-1).
 
     Args:
-        scores: [N] of the responses. ranks: [N], 0 the best. groups: [N], the same number for the same prompt.
+        scores: [N] of the responses. ranks: [N], 0 the best, or [N, J] by J judges, whose pairs are added up.
+        groups: [N], the same number for the same prompt.
 
     Returns:
         Scalars: the summed loss, the number of pairs, the number of pairs that the scores order as the ranks do
         (equal scores count one half).
     """
-    comparable = (groups[:, None] == groups[None, :]) & (ranks[:, None] < ranks[None, :])
-    margins = (scores[:, None] - scores[None, :])[comparable]
-    correct = (margins > 0).sum() + 0.5 * (margins == 0).sum()
-    return -F.logsigmoid(margins).sum(), comparable.sum(), correct
+    ranks = ranks.reshape(len(ranks), -1)
+    preferring = (ranks[:, None] < ranks[None, :]).sum(-1) * (groups[:, None] == groups[None, :])  # judges, [N, N]
+    margins = scores[:, None] - scores[None, :]
+    right = (margins > 0) + 0.5 * (margins == 0)
+    return (preferring * -F.logsigmoid(margins)).sum(), preferring.sum(), (preferring * right).sum().detach()
 
 
 def kl_k1(logprobs: Tensor, reference: Tensor) -> Tensor:

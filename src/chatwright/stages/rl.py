@@ -79,7 +79,7 @@ class RL(Stage):
     sampling_batch: int = 128
     max_new_tokens: int = 24
     temperature: float = 1.0
-    kl_coefficient: float = 0.03
+    kl_coefficient: float = 0.05
     unfinished_penalty: float = 1.0
     whiten_rewards: bool = True
     discount: float = 1.0
@@ -90,7 +90,7 @@ class RL(Stage):
     max_length: int = 512
     seed: int = 0
     training: Training = field(
-        default_factory=lambda: Training(learning_rate=3e-4, warmup=0.05, decay="linear", precision="fp32")
+        default_factory=lambda: Training(learning_rate=2e-4, warmup=0.05, decay="linear", precision="fp32")
     )
 
     def run(self, out: Path) -> None:

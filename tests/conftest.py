@@ -39,7 +39,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
         tokenizer_object=learned,
         pad_token=build.PAD,
         eos_token=build.END_OF_TEXT,
-        additional_special_tokens=[build.START, build.END, build.IMAGE],
+        additional_special_tokens=[
+            token for token in build.SPECIAL_TOKENS if token not in (build.PAD, build.END_OF_TEXT)
+        ],
         extra_special_tokens={"image_token": build.IMAGE},
         chat_template=build.CHAT_TEMPLATE,
     )

@@ -90,7 +90,7 @@ def test_a_bad_picture_is_one_line_and_the_chat_goes_on(say, engine, tmp_path, c
 
 
 def test_a_question_that_cannot_be_read_is_dropped(say, engine, capsys):
-    say("dog " * 200, "<|im_end|>", "How many dogs?")
+    say("dog " * 200, "<|end|>", "How many dogs?")
     output = capsys.readouterr()
     assert len(output.err.splitlines()) == 2
     assert "context is 128" in output.err and "special token" in output.err

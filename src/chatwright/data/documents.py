@@ -9,9 +9,9 @@ import random
 from collections.abc import Sequence
 from functools import cache
 
-from chatwright.data.instruct import HELDOUT_TASK, LANGUAGES, PHRASINGS, SIDES, kind_fact, listing
+from chatwright.data.instruct import HELDOUT_TASK, LANGUAGES, PHRASINGS, SIDES, ask, kind_fact, listing
 from chatwright.data.records import Document, Part
-from chatwright.data.scenes import Concept, Scene, compose, concepts, relation
+from chatwright.data.scenes import SIDE, Concept, Scene, compose, concepts, relation
 from chatwright.data.sources import cedict, chatterbot, hsk
 
 _WORD_FORMS = (
@@ -42,11 +42,15 @@ def useful_words() -> list[cedict.Entry]:
     return sorted(best.values(), key=lambda entry: rank.get(entry.simplified, len(rank)))
 
 
+COMMON = 700  # words that a child knows
+PATCHES = 4  # in a row and in a column of a picture, as the eye divides it
+
+
 def word_documents(limit: int, rng: random.Random) -> list[Document]:
-    """Two short texts a word, in either direction."""
+    """Short texts about words, in either direction: every form for the commonest words, two for the others."""
     found = []
-    for entry in useful_words()[:limit]:
-        for form in rng.sample(_WORD_FORMS, 2):
+    for place, entry in enumerate(useful_words()[:limit]):
+        for form in _WORD_FORMS if place < COMMON else rng.sample(_WORD_FORMS, 2):
             gloss = ", ".join(entry.senses[:2]) if form.startswith("{zh}") else entry.senses[0]
             found.append(_document(form.format(zh=entry.simplified, en=gloss, pinyin=entry.pinyin), "cedict"))
     return found
@@ -84,15 +88,34 @@ def concept_documents() -> list[Document]:
 
 
 def scene_documents(number: int, rng: random.Random, pool: Sequence[Concept]) -> list[Document]:
-    """Descriptions of scenes, and questions about them without their answers, as plain text."""
+    """Scenes in words alone: a sketch of where things are, then true sentences about it; questions without answers.
+
+    The sketch has a word or a dot for each of the patches that a picture's eye will give, in the same order. So the
+    decoder can learn to count, to compare places and to say what it reads before it has seen a picture.
+    """
     found = []
     for index in range(number):
         language = LANGUAGES[index % 2]
-        text = caption(compose(rng, list(pool)), rng, language)
-        if rng.random() < 0.15:
+        if rng.random() < 0.1:
             text = _question(rng, language, pool)
+        else:
+            scene = compose(rng, list(pool))
+            tasks = [rng.choice(("caption", "counting", "relation", "yes_no", "naming", "category")) for _ in range(4)]
+            questions = [ask(task, scene, rng, language, pool) for task in dict.fromkeys(tasks)]
+            sentences = [caption(scene, rng, language), *(question.sentence for question in questions if question)]
+            text = "\n".join([sketch(scene, rng.choice(LANGUAGES)), *sentences])
         found.append(_document(text, "scenes"))
     return found
+
+
+def sketch(scene: Scene, language: str) -> str:
+    """The scene as rows of words, each where a thing has its centre; dots where there is none."""
+    cells = [["."] * PATCHES for _ in range(PATCHES)]
+    for thing in scene.things:
+        row, column = (min(PATCHES - 1, place * PATCHES // SIDE) for place in (thing.y, thing.x))
+        word = thing.concept.name(language)
+        cells[row][column] = word if cells[row][column] == "." else f"{cells[row][column]} {word}"
+    return " " + " ".join(word for row in cells for word in row)
 
 
 def _question(rng: random.Random, language: str, pool: Sequence[Concept]) -> str:

@@ -467,8 +467,7 @@ def as_prompt(question: Question, split: str, scene: Scene | None = None) -> Pro
         "truth": truth,
         "answers": {register: question.answer(register) for register in REGISTERS},
     }
-    score = "choice" if question.choices else "contains"
-    return Prompt((Message.of("user", question.text, *images),), question.reference, question.choices, score, meta)
+    return Prompt((Message.of("user", question.text, *images),), question.reference, question.choices, meta=meta)
 
 
 # --- judging ---------------------------------------------------------------------------------------------------------

@@ -6,9 +6,11 @@ template itself, by the character where each assistant turn begins, so templates
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoProcessor, AutoTokenizer, ProcessorMixin
@@ -156,21 +158,25 @@ class Renderer:
             ``input_ids``, ``attention_mask``, ``position_ids`` (counted over real tokens), ``loss_mask``, each [B, T],
             and the media of all rows, concatenated.
         """
-        longest = max(map(len, rows))
-        ids = torch.full((len(rows), longest), self.pad_id, dtype=torch.long)
-        attention = torch.zeros((len(rows), longest), dtype=torch.long)
-        loss = torch.zeros((len(rows), longest), dtype=torch.bool)
-        for i, row in enumerate(rows):
-            place = slice(longest - len(row), longest) if side == "left" else slice(0, len(row))
-            ids[i, place] = torch.tensor(row.input_ids)
-            attention[i, place] = 1
-            loss[i, place] = torch.tensor(row.loss_mask)
+        lengths = np.array([len(row) for row in rows])
+        places = np.arange(lengths.max())
+        real = places >= lengths.max() - lengths[:, None] if side == "left" else places < lengths[:, None]
+        ids = np.full(real.shape, self.pad_id, dtype=np.int64)
+        ids[real] = np.fromiter(chain.from_iterable(row.input_ids for row in rows), np.int64, lengths.sum())
+        loss = np.zeros(real.shape, dtype=bool)
+        loss[real] = np.fromiter(chain.from_iterable(row.loss_mask for row in rows), bool, lengths.sum())
         media = {
             key: torch.cat([row.media[key] for row in rows if key in row.media])
             for key in sorted({key for row in rows for key in row.media})
         }
-        positions = (attention.cumsum(-1) - 1).clamp_min(0)
-        return {"input_ids": ids, "attention_mask": attention, "position_ids": positions, "loss_mask": loss, **media}
+        attention = torch.from_numpy(real.astype(np.int64))
+        return {
+            "input_ids": torch.from_numpy(ids),
+            "attention_mask": attention,
+            "position_ids": (attention.cumsum(-1) - 1).clamp_min(0),
+            "loss_mask": torch.from_numpy(loss),
+            **media,
+        }
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of an answer, without special tokens."""

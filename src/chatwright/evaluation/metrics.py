@@ -74,7 +74,7 @@ def kind_of(prompt: Prompt) -> str:
     Raises:
         ChatwrightError: there is no such way, or the prompt lacks what that way needs.
     """
-    if is_from_instruct(prompt):
+    if is_from_instruct(prompt) and prompt.score == "contains":
         return "contains"
     if prompt.score not in KINDS:
         raise ChatwrightError(f"unknown score {prompt.score!r}; use one of {', '.join(KINDS)}")

@@ -14,18 +14,20 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from chatwright.data.records import ROLES
 from chatwright.errors import ChatwrightError
 
-PAD, END_OF_TEXT, START, END, IMAGE = "<|pad|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"
-SPECIAL_TOKENS = [PAD, END_OF_TEXT, START, END, IMAGE]
+PAD, END_OF_TEXT, END, IMAGE = "<|pad|>", "<|endoftext|>", "<|end|>", "<image>"
+SPECIAL_TOKENS = [PAD, END_OF_TEXT, END, IMAGE, *(f"<|{role}|>" for role in ROLES)]
 
+# One token opens a turn and one ends it: in short conversations every token of form is a token less of content.
 CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% for message in messages %}<|{{ message['role'] }}|>"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
     "{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% endfor %}{% endif %}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
 

@@ -15,7 +15,7 @@ from chatwright.data.store import load
 from chatwright.models import build
 from chatwright.models.eyes import freeze_eye, restore_eye
 from chatwright.models.load import load_model
-from chatwright.objectives.crossmodal.clip import CLIP, caption_features
+from chatwright.objectives.crossmodal.filip import FILIP, speak_as_loud
 from chatwright.objectives.language.causal import CausalLanguageModel
 from chatwright.stages.base import Stage
 from chatwright.training.loop import Training, fit
@@ -25,7 +25,7 @@ from chatwright.training.loop import Training, fit
 class Align(Stage):
     """Align an eye with a language model: contrastive learning, then the projector under the language model.
 
-    First CLIP teaches eye and projector what the words of captions look like; then, as in LLaVA, the projector alone
+    First FILIP teaches eye and projector what the words of captions look like; then, as in LLaVA, the projector alone
     learns to make the frozen language model write the captions.
 
     Args:
@@ -68,7 +68,7 @@ class Align(Stage):
         model.requires_grad_(False)
         model.model.vision_tower.requires_grad_(True)
         model.model.multi_modal_projector.requires_grad_(True)
-        self._contrast(CLIP(model, renderer), rows, captions, out)
+        self._contrast(FILIP(model, renderer), rows, captions, out)
 
         rows = freeze_eye(model, rows)
         loader = Batches(
@@ -79,17 +79,16 @@ class Align(Stage):
         restore_eye(model)
         objective.save(out / "model")
 
-    def _contrast(self, objective: CLIP, rows: Sequence[Rendered], captions: list[str], out: Path) -> None:
-        ids = objective.renderer.tokenizer(captions, add_special_tokens=False)["input_ids"]
-        features = caption_features(objective.model, ids)
-        number = {caption: i for i, caption in enumerate(captions)}
+    def _contrast(self, objective: FILIP, rows: Sequence[Rendered], captions: list[str], out: Path) -> None:
+        tokenizer = objective.renderer.tokenizer
+        ids = tokenizer(captions, add_special_tokens=False)["input_ids"]
 
         def collate(some: list[int]) -> dict[str, Any]:
-            return {
-                "pixel_values": torch.cat([rows[i].media["pixel_values"] for i in some]),
-                "captions": features[some],
-                "text": torch.tensor([number[captions[i]] for i in some]),
-            }
+            words = torch.zeros(len(some), len(tokenizer), dtype=torch.bool)
+            for row, i in enumerate(some):
+                words[row, ids[i]] = True
+            return {"pixel_values": torch.cat([rows[i].media["pixel_values"] for i in some]), "captions": words}
 
         loader = Batches(range(len(rows)), collate, self.contrastive_batch, self.contrastive_steps, self.seed)
         fit(objective, loader, self.contrastive, out, "contrastive")
+        speak_as_loud(objective.model.eval(), collate(list(range(min(256, len(rows)))))["pixel_values"])

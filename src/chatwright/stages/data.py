@@ -3,7 +3,7 @@
 import io
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chatwright.data import documents, instruct, scenes
@@ -36,8 +36,8 @@ class Data(Stage):
 
     pictures: int = 12000
     captions: int = 12000
-    descriptions: int = 12000
-    words: int = 12000
+    descriptions: int = 20000
+    words: int = 4000
     translations: int = 2000
     prompts: int = 3000
     evaluation: int = 60
@@ -107,9 +107,8 @@ class Data(Stage):
         for split in ("word", "phrasing"):
             for language in instruct.LANGUAGES:
                 rng = self._rng(f"{split} translation {language}")
-                for _ in range(self.evaluation):
-                    question = instruct.ask_word(*rng.choice(words), rng, language, split == "phrasing")
-                    yield instruct.as_prompt(question, split)
+                for _ in range(2 * self.evaluation):
+                    yield _translation_test(words, rng, language, split)
 
 
 def _test(
@@ -129,6 +128,16 @@ def _test(
         if question is None or (task == "counting" and question.reference != question.choices[number - 1]):
             continue
         return instruct.as_prompt(question, split, scene)
+
+
+def _translation_test(words: list[tuple[str, str]], rng: random.Random, language: str, split: str) -> Prompt:
+    """Which of four words is the translation, by what the model finds likeliest."""
+    right, *wrong = rng.sample(words, 4)
+    prompt = instruct.as_prompt(instruct.ask_word(*right, rng, language, split == "phrasing"), split)
+    side = right.index(prompt.reference or "")
+    choices = [right[side], *(word[side] for word in wrong)]
+    rng.shuffle(choices)
+    return replace(prompt, choices=tuple(choices), score="choice")
 
 
 def _drawings() -> Iterator[Document]:

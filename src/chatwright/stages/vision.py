@@ -5,29 +5,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from chatwright.data.augment import random_views, stack_pictures
 from chatwright.data.batches import Batches
 from chatwright.data.records import Document
 from chatwright.data.store import load
 from chatwright.models import build
-from chatwright.objectives.vision.simclr import SimCLR
+from chatwright.objectives.vision.exemplar import Exemplar
 from chatwright.stages.base import Stage
 from chatwright.training.loop import Training, fit
+
+TILES = 2  # views in a row and in a column of a mosaic
 
 
 @dataclass
 class Vision(Stage):
-    """Train a small residual network by self-supervised learning (SimCLR), without any label.
+    """Train a small residual network by self-supervised learning (Exemplar-CNN), without any label.
 
     Args:
         drawings: documents with one picture each; transparent parts get random grounds.
         widths: channels of each stage of the network; every stage halves the picture after the stem's quarter.
         pixels: side of the views it learns from; a convolutional eye carries over to larger pictures.
-        batch_size: pictures in a step, two views of each.
+        batch_size: views in a step, a multiple of 4.
         steps: optimiser steps.
-        temperature: of the similarities.
         seed: of the first weights, the order and the views.
         training: settings of the loop.
     """
@@ -36,21 +36,19 @@ class Vision(Stage):
     widths: list[int] = field(default_factory=lambda: [32, 64, 128])
     pixels: int = 32
     batch_size: int = 256
-    steps: int = 400
-    temperature: float = 0.1
+    steps: int = 1000
     seed: int = 0
-    training: Training = field(default_factory=lambda: Training(learning_rate=3e-3, precision="fp32"))
+    training: Training = field(default_factory=lambda: Training(learning_rate=3e-3, decay="linear", precision="fp32"))
 
     def run(self, out: Path) -> None:
         torch.manual_seed(self.seed)
-        pictures = list(stack_pictures(list(load(self.drawings, Document)), round(1.5 * self.pixels)))
+        pictures = stack_pictures(list(load(self.drawings, Document)), round(1.5 * self.pixels))
 
-        def two_views(rows: list[Tensor]) -> dict[str, Any]:
-            batch = torch.stack(rows)
-            return {"first": random_views(batch, self.pixels), "second": random_views(batch, self.pixels)}
+        def views(some: list[int]) -> dict[str, Any]:
+            return {"views": random_views(pictures[some], self.pixels), "picture": torch.tensor(some)}
 
         eye = build.eye(self.widths).to(memory_format=torch.channels_last)
-        objective = SimCLR(eye, self.temperature)
-        loader = Batches(pictures, two_views, min(self.batch_size, len(pictures)), self.steps, self.seed)
-        fit(objective, loader, self.training, out, "vision")
+        objective = Exemplar(eye, len(pictures), TILES)
+        size = min(self.batch_size, len(pictures)) // TILES**2 * TILES**2
+        fit(objective, Batches(range(len(pictures)), views, size, self.steps, self.seed), self.training, out, "vision")
         objective.save(out / "model")

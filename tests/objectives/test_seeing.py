@@ -1,0 +1,68 @@
+"""Exemplar-CNN and FILIP against slow, obvious references, and that both learn."""
+
+import torch
+from torch.nn import functional as F
+
+from chatwright.models import build
+from chatwright.objectives.crossmodal.filip import FILIP, late_interaction, speak_as_loud
+from chatwright.objectives.vision.exemplar import Exemplar, mosaic
+
+
+def test_a_mosaic_has_every_view_in_its_place():
+    views = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 3, 2, 2)
+    laid = mosaic(views, 2)
+    assert laid.shape == (2, 3, 4, 4)
+    assert laid[1, 0].tolist() == [[4, 4, 5, 5], [4, 4, 5, 5], [6, 6, 7, 7], [6, 6, 7, 7]]
+
+
+def test_exemplar_learns_to_tell_pictures_apart():
+    torch.manual_seed(0)
+    objective = Exemplar(build.eye([8, 16, 32]), pictures=4, tiles=2)
+    views = torch.eye(4)[:, :3].view(4, 3, 1, 1) * 2 + torch.randn(4, 3, 32, 32) * 0.1
+    batch = {"views": views.repeat(2, 1, 1, 1), "picture": torch.arange(4).repeat(2)}
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(25):
+        loss = objective.loss(batch)
+        losses.append(float(loss.total.detach() / loss.weight))
+        optimizer.zero_grad()
+        (loss.total / loss.weight).backward()
+        optimizer.step()
+    assert loss.weight == 8
+    assert losses[-1] < 0.2 * losses[0]
+
+
+def test_late_interaction_is_the_mean_over_words_of_the_best_patch():
+    torch.manual_seed(0)
+    patches, words = torch.randn(3, 4, 5), torch.randn(6, 5)
+    captions = torch.rand(3, 6) < 0.5
+    captions[:, 0] = True
+    found = late_interaction(patches, words, captions)
+    for i in range(3):
+        for j in range(3):
+            best = [max(float(patch @ words[w]) for patch in patches[i]) for w in range(6) if captions[j, w]]
+            assert abs(float(found[i, j]) - sum(best) / len(best)) < 1e-5
+
+
+def test_filip_brings_pictures_to_their_captions_and_spares_equal_ones(assistant, renderer):
+    torch.manual_seed(0)
+    objective = FILIP(assistant, renderer)
+    captions = F.one_hot(torch.tensor([10, 20, 30, 30]), len(renderer.tokenizer)).bool()
+    batch = {"pixel_values": torch.randn(4, 3, 32, 32), "captions": captions}
+    first = objective.loss(batch)
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-3)
+    for _ in range(20):
+        loss = objective.loss(batch)
+        optimizer.zero_grad()
+        loss.total.backward()
+        optimizer.step()
+    assert loss.total < 0.5 * first.total
+    assert loss.metrics["accuracy"][0] == 4  # the two equal captions are no negatives of each other
+
+
+def test_patches_are_made_as_long_as_words(assistant):
+    pixels = torch.randn(4, 3, 32, 32)
+    speak_as_loud(assistant, pixels)
+    patches = assistant.get_image_features(pixels).pooler_output.norm(dim=-1).mean()
+    words = assistant.get_input_embeddings().weight.norm(dim=-1).mean()
+    torch.testing.assert_close(patches, words, rtol=1e-3, atol=0)

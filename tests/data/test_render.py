@@ -89,7 +89,7 @@ def test_pictures_widen_into_tokens_and_the_mask_moves_along(renderer):
     row = renderer.demonstration(talk)
     assert row.input_ids.count(renderer.placeholders["image"]) == 2 * 4
     assert row.media["pixel_values"].shape == (2, 3, 32, 32)
-    assert supervised(renderer, talk) == "Three dogs.<|im_end|>|一只狗<|im_end|>"
+    assert supervised(renderer, talk) == "Three dogs.<|end|>|一只狗<|end|>"
 
 
 def test_a_prompt_with_its_answer_is_the_demonstration(renderer):
@@ -121,7 +121,7 @@ def test_a_document_supervises_its_text_and_end_but_no_picture(renderer):
     [
         ([Message.of("user", "hello")], "without an assistant turn"),
         ([Message.of("user", "a <image> here"), Message.of("assistant", "no")], "<image>"),
-        ([Message.of("user", "stop <|im_end|>"), Message.of("assistant", "no")], "<|im_end|>"),
+        ([Message.of("user", "stop <|end|>"), Message.of("assistant", "no")], "<|end|>"),
         ([Message("user", (Part("image", media=b"junk"),)), Message.of("assistant", "no")], "unreadable image"),
         ([Message("user", (Part("audio", media=b"RIFF"),)), Message.of("assistant", "no")], "audio"),
     ],

@@ -84,7 +84,6 @@ def test_prompts_with_truth_are_checked_against_it():
         (Message.of("user", "How many dogs are there?"),),
         reference="three",
         choices=("one", "two", "three", "four", "five"),
-        score="choice",
         meta={"task": "counting", "language": "en", "split": "test", "truth": truth},
     )
     assert metrics.kind_of(counted) == "contains"

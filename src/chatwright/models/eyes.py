@@ -54,14 +54,6 @@ def freeze_eye(model: PreTrainedModel, rows: Sequence[Rendered], batch: int = 25
     ]
 
 
-def train_eye(model: PreTrainedModel) -> None:
-    """Let a model's eye be trained too, but not its batch normalisation, which small batches would ruin."""
-    for name in TOWERS:
-        for module in getattr(model.base_model, name, nn.Module()).modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.requires_grad_(False)
-
-
 def restore_eye(model: PreTrainedModel) -> None:
     """Put the eye back that `freeze_eye` took out."""
     if isinstance(model, FastVlmForConditionalGeneration) and isinstance(model.model.vision_tower, Remembered):

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -11,7 +10,7 @@ from chatwright.data.records import Demonstration
 from chatwright.data.render import Renderer
 from chatwright.data.store import load
 from chatwright.errors import ChatwrightError
-from chatwright.models.eyes import freeze_eye, restore_eye, train_eye
+from chatwright.models.eyes import freeze_eye, restore_eye
 from chatwright.models.load import attention_for, checkpoint_of, load_model
 from chatwright.objectives.language.causal import CausalLanguageModel
 from chatwright.stages.base import Stage
@@ -21,7 +20,7 @@ from chatwright.training.loop import Training, fit
 
 @dataclass
 class SFT(Stage):
-    """Fine-tune a model on demonstrations; every assistant turn is learned.
+    """Fine-tune a model on demonstrations; every assistant turn is learned, and the eye stays as it is.
 
     Args:
         model: a checkpoint, an artifact, or the name of a pretrained model.
@@ -31,7 +30,6 @@ class SFT(Stage):
         epochs: passes over the demonstrations.
         max_length: longer conversations, in tokens, are left out and counted.
         limit: use only the first so many demonstrations; 0 for all.
-        eye: "frozen", which looks at every picture only once, or "trained" with the rest.
         seed: of the order.
         training: settings of the loop.
     """
@@ -43,7 +41,6 @@ class SFT(Stage):
     epochs: float = 2.0
     max_length: int = 512
     limit: int = 0
-    eye: Literal["frozen", "trained"] = "frozen"
     seed: int = 0
     training: Training = field(default_factory=lambda: Training(learning_rate=2e-3))
 
@@ -63,10 +60,7 @@ class SFT(Stage):
             raise ChatwrightError(f"{self.demonstrations}: no row within max_length={self.max_length}; raise it")
         lengths = lengths_of(kept)
         model = load_model(folder, attention=attention_for(lengths))
-        if self.eye == "frozen":
-            kept = freeze_eye(model, kept)
-        else:
-            train_eye(model)
+        kept = freeze_eye(model, kept)
         steps = max(1, round(self.epochs * len(kept) / self.batch_size))
         loader = Batches(kept, renderer.collate, self.batch_size, steps, self.seed, self.micro_batch, lengths)
         objective = CausalLanguageModel(model, renderer)

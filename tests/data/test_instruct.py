@@ -5,6 +5,7 @@ import pytest
 
 from chatwright.data import documents, instruct, scenes
 from chatwright.data.instruct import HELDOUT_TASK, LANGUAGES, PHRASINGS, PICTURE_TASKS, REGISTERS
+from chatwright.stages import data
 from chatwright.stages.data import Data
 
 TASKS = (*PICTURE_TASKS, "yes_no_kind")
@@ -138,3 +139,18 @@ def test_a_seed_gives_the_same_records():
     a, b, c = (Data(seed=seed) for seed in (0, 0, 1))
     first, again, other = (list(stage._prompts(scenes.trained()))[:20] for stage in (a, b, c))
     assert first == again and first != other
+
+
+def test_a_sketch_has_every_thing_where_the_eye_will_see_it():
+    things = (scenes.Thing("dog", 10, 8, 14), scenes.Thing("dog", 60, 62, 14), scenes.Thing("hot dog", 40, 20, 20))
+    scene = scenes.Scene(things, scenes.Ground("plain", (255, 255, 255), (0, 0, 0), 0))
+    words = documents.sketch(scene, "zh").split()
+    assert len(words) == 16
+    assert {place: word for place, word in enumerate(words) if word != "."} == {0: "狗", 6: "热狗", 15: "狗"}
+
+
+def test_translations_are_tested_by_choice():
+    words = [("dog", "狗"), ("cat", "猫"), ("sun", "太阳"), ("to eat", "吃"), ("book", "书")]
+    prompt = data._translation_test(words, random.Random(0), "en", "word")
+    assert prompt.score == "choice" and len(set(prompt.choices)) == 4 and prompt.reference in prompt.choices
+    assert len({any("一" <= letter <= "鿿" for letter in choice) for choice in prompt.choices}) == 1

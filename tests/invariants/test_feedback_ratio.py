@@ -46,6 +46,8 @@ def prompts(request, conversations):
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 def test_the_first_ratio_is_one(assistant, renderer, prompts, temperature, attention):
     assistant.get_decoder().set_attn_implementation(attention)
+    with torch.no_grad():  # tied: logits as large as a trained model's, not those of its wide weights
+        assistant.get_input_embeddings().weight.mul_(0.5)
     objective, loader = experience(
         assistant, renderer, prompts, temperature=temperature, rollouts=24, minibatches=1, micro_batch=8, iterations=1
     )

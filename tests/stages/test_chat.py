@@ -117,7 +117,7 @@ def test_an_interrupt_stops_the_answer_and_not_the_chat(engine, monkeypatch, cap
             length = super().write(text)
             if self.getvalue().count("assistant: ") == 1 and self.getvalue().endswith(text) and len(text) > 0:
                 self.pieces = getattr(self, "pieces", 0) + 1
-                if self.pieces == 5:
+                if self.pieces == 3:
                     signal.raise_signal(signal.SIGINT)
             return length
 

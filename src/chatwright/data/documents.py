@@ -43,6 +43,8 @@ def useful_words() -> list[cedict.Entry]:
 
 
 COMMON = 700  # words that a child knows
+# What a text tells of a scene, as far as the scene admits it; what is drawn twice often turns out different.
+_TOLD = ("counting", "counting", "relation", "relation", "relation", "yes_no", "yes_no", "naming", "category")
 PATCHES = 4  # in a row and in a column of a picture, as the eye divides it
 
 
@@ -99,11 +101,11 @@ def scene_documents(number: int, rng: random.Random, pool: Sequence[Concept]) ->
         if rng.random() < 0.1:
             text = _question(rng, language, pool)
         else:
-            scene = compose(rng, list(pool))
-            tasks = [rng.choice(("caption", "counting", "relation", "yes_no", "naming", "category")) for _ in range(4)]
-            questions = [ask(task, scene, rng, language, pool) for task in dict.fromkeys(tasks)]
-            sentences = [caption(scene, rng, language), *(question.sentence for question in questions if question)]
-            text = "\n".join([sketch(scene, rng.choice(LANGUAGES)), *sentences])
+            scene = compose(rng, list(pool), rng.choice(("single", "several", "several", "pair", "mixed", "mixed")))
+            questions = [ask(task, scene, rng, language, pool) for task in _TOLD]
+            sentences = list(dict.fromkeys(question.sentence for question in questions if question))
+            rng.shuffle(sentences)
+            text = "\n".join([sketch(scene, rng.choice(LANGUAGES)), *sentences, caption(scene, rng, language)])
         found.append(_document(text, "scenes"))
     return found
 

@@ -21,7 +21,8 @@ class Data(Stage):
     """Fetch the public sources and write the records that the other stages read.
 
     Writes ``drawings`` (pictures for the eye), ``documents`` and ``documents_heldout`` (text), ``captions`` (picture
-    and text), ``demonstrations``, ``prompts`` (to practise on) and ``heldout`` (to be tested on), as Parquet.
+    and text), ``demonstrations``, ``prompts`` (to practise on) and ``heldout`` (to be tested on), as Parquet, and a
+    picture of every task in ``examples``.
 
     Args:
         pictures: conversations about a picture.
@@ -57,7 +58,9 @@ class Data(Stage):
         save(documents.caption_documents(self.captions, self._rng("captions"), pool), out / "captions.parquet")
         save(self._demonstrations(pool), out / "demonstrations.parquet")
         save(self._prompts(pool), out / "prompts.parquet")
-        save(self._heldout(pool), out / "heldout.parquet")
+        heldout = list(self._heldout(pool))
+        save(heldout, out / "heldout.parquet")
+        _save_examples(heldout, out / "examples")
 
     def _rng(self, purpose: str) -> random.Random:
         """Each file has its own random numbers, so that changing the size of one leaves the others as they are."""
@@ -138,6 +141,15 @@ def _translation_test(words: list[tuple[str, str]], rng: random.Random, language
     choices = [right[side], *(word[side] for word in wrong)]
     rng.shuffle(choices)
     return replace(prompt, choices=tuple(choices), score="choice")
+
+
+def _save_examples(prompts: list[Prompt], folder: Path) -> None:
+    """The first picture of every task as a file, to show to the assistant in a chat."""
+    folder.mkdir(exist_ok=True)
+    for prompt in reversed(prompts):
+        picture = prompt.messages[0].content[0]
+        if prompt.meta["split"] == "composition" and picture.media:
+            (folder / f"{prompt.meta['task']}.png").write_bytes(picture.media)
 
 
 def _drawings() -> Iterator[Document]:

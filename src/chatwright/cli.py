@@ -20,8 +20,8 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of mallopt(3)
 
 
 def _keep_memory() -> None:
-    """Let glibc keep freed memory: a step frees and asks for the same large tensors, and fresh pages cost up to a
-    third of the time of a small model's step."""
+    """Let glibc keep freed memory: a step frees and asks for the same large tensors, and fresh pages cost more than a
+    third of a small model's step."""
     libc = ctypes.CDLL(None)
     if sys.platform == "linux" and hasattr(libc, "mallopt"):
         for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 64 * 2**20)):

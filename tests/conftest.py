@@ -1,5 +1,7 @@
 """Tiny real parts that many tests share: a tokenizer, a processor, a language model and an assistant that sees."""
 
+import signal
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -22,6 +24,12 @@ LINES = [
     "Translate into Chinese: dog. 狗",
 ]
 CONTEXT = 128
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """Ctrl-C works in tests also where the suite runs in the background, with SIGINT ignored from its start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

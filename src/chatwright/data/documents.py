@@ -93,7 +93,7 @@ def scene_documents(number: int, rng: random.Random, pool: Sequence[Concept]) ->
     """Scenes in words alone: a sketch of where things are, then true sentences about it; questions without answers.
 
     The sketch has a word or a dot for each of the patches that a picture's eye will give, in the same order. So the
-    decoder can learn to count, to compare places and to say what it reads before it has seen a picture.
+    decoder learns to say what it reads before it has seen a picture.
     """
     found = []
     for index in range(number):

@@ -19,8 +19,8 @@ from safetensors.numpy import save_file
 from chatwright.data import store
 from chatwright.data.records import Comparison, Message, Prompt
 from chatwright.errors import ChatwrightError
-from chatwright.evaluation import figures, harness, report
-from chatwright.evaluation.report import Claim
+from chatwright.evaluation import artifacts, claims, figures, harness, report
+from chatwright.evaluation.claims import Claim
 from chatwright.stages.base import execute
 from chatwright.stages.report import Report
 
@@ -221,7 +221,7 @@ def test_scores_as_evaluate_adds_them_up_are_read(tmp_path):
     ]
     scores = harness.tally(rows)
     (tmp_path / "scores.json").write_text(json.dumps(scores))
-    read = report.with_means(report.read_scores(tmp_path), {"image": ["naming", "unknown"]})
+    read = claims.with_means(artifacts.read_scores(tmp_path), {"image": ["naming", "unknown"]})
     assert read["image"]["score"] == read["naming"]["score"] == 0.5
     assert read["image"]["by_language"]["zh"]["score"] == 0 and read["image"]["by_split"]["concept"]["n"] == 2
 
@@ -288,7 +288,7 @@ def test_the_page_is_whole_and_loads_nothing(made):
 def test_pictures_are_those_of_the_questions(made):
     page = (made / "report.html").read_text()
     for prompt in store.load(made / "heldout.parquet", Prompt):
-        picture = report.picture_of(prompt.messages)
+        picture = artifacts.picture_of(prompt.messages)
         if picture is not None:
             encoded = base64.b64encode(picture.media).decode()
             _, found, after = page.partition(encoded)
@@ -298,7 +298,7 @@ def test_pictures_are_those_of_the_questions(made):
 def test_questions_are_shown_in_turn_and_without_a_look_at_answers(tmp_path):
     stage = made_up_run(tmp_path / "demo", questions=6)
     prompts = store.load(stage.data, Prompt)
-    answers = {arm: report.read_answers(folder, len(prompts)) for arm, folder in stage.arms.items()}
+    answers = {arm: artifacts.read_answers(folder, len(prompts)) for arm, folder in stage.arms.items()}
     shown = report.choose_pictures(answers, prompts, 12)
     assert len(shown) == 12
     cells = {(row["task"], row["split"], row["language"]) for row, _, _ in shown}
@@ -315,7 +315,7 @@ def test_questions_are_shown_in_turn_and_without_a_look_at_answers(tmp_path):
 def test_what_a_model_says_cannot_break_the_page(tmp_path):
     stage = made_up_run(tmp_path / "demo")
     path = stage.arms["sft"] / "answers.jsonl"
-    rows = report.read_lines(path)
+    rows = artifacts.read_lines(path)
     for row in rows:
         row["answer"] = "</li><script>alert(1)</script><img src=http://example.com/x.png>"
     path.write_text("\n".join(map(json.dumps, rows)))
@@ -387,24 +387,24 @@ def test_a_claim_needs_one_target():
         Claim("of two", "tokens", at_least=2, of="parameters"),
     ):
         with pytest.raises(ChatwrightError, match="give either at_least, or of"):
-            report.judge(claim, {"tokens": 3})
+            claims.judge(claim, {"tokens": 3})
 
 
 def test_claims_compare_as_they_say():
     numbers = {"a": {"score": 0.6, "low": 0.5, "high": 0.7, "n": 10, "chance": 0.2}, "b": {"score": 0.7}}
-    three = report.judge(Claim("3x", "a.score", times=3, of="a.chance"), numbers)
+    three = claims.judge(Claim("3x", "a.score", times=3, of="a.chance"), numbers)
     assert three.target == pytest.approx(0.6) and three.close
-    assert report.judge(Claim("", "a.score", within=0.11, of="b.score"), numbers).reached is True
-    assert report.judge(Claim("", "a.score", within=0.09, of="b.score"), numbers).reached is False
-    assert report.judge(Claim("", "b.score", above=True, of="b.score"), numbers).reached is False
-    assert report.judge(Claim("", "b.score", at_least=0.7), numbers).reached is True
-    assert report.judge(Claim("", "b.score", times=1, of="c.score"), numbers).reached is None
+    assert claims.judge(Claim("", "a.score", within=0.11, of="b.score"), numbers).reached is True
+    assert claims.judge(Claim("", "a.score", within=0.09, of="b.score"), numbers).reached is False
+    assert claims.judge(Claim("", "b.score", above=True, of="b.score"), numbers).reached is False
+    assert claims.judge(Claim("", "b.score", at_least=0.7), numbers).reached is True
+    assert claims.judge(Claim("", "b.score", times=1, of="c.score"), numbers).reached is None
 
 
 def test_mean_of_scores_weighs_tasks_alike_and_adds_variances():
     one = {"score": 0.4, "low": 0.1, "high": 0.7, "n": 10, "chance": 0.0, "by_split": {"old": made_up_score(0.4, 0)}}
     two = {"score": 0.8, "low": 0.4, "high": 1.0, "n": 90, "chance": 0.5}
-    mean = report.mean_of([one, two])
+    mean = claims.mean_of([one, two])
     assert mean["score"] == pytest.approx(0.6) and mean["chance"] == 0.25 and mean["n"] == 100
     assert mean["low"] == pytest.approx(0.6 - math.hypot(0.3, 0.4) / 2)
     assert mean["high"] == pytest.approx(0.6 + math.hypot(0.3, 0.2) / 2)
@@ -427,7 +427,7 @@ def test_numbers_as_people_read_them():
         "2.94 M",
         "12 G",
     ]
-    assert report.percent(0.8742) == "87.4%" and report.span({"low": 0.841, "high": 0.902}) == "84.1–90.2"
+    assert claims.percent(0.8742) == "87.4%" and report.span({"low": 0.841, "high": 0.902}) == "84.1–90.2"
 
 
 def test_running_mean_keeps_ends_and_length():

@@ -1,4 +1,4 @@
-"""The order in which rows are seen: shuffled, grouped by length so that little is padding, resumable at any step."""
+"""The order in which rows are seen: shuffled, micro-batches of like length to save padding, resumable at any step."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -7,8 +7,6 @@ import numpy as np
 
 from chatwright.data.render import Rendered
 from chatwright.errors import ChatwrightError
-
-WINDOW = 32  # batches that are sorted by length together
 
 
 class Batches:
@@ -21,7 +19,7 @@ class Batches:
         steps: how many steps, through as many epochs as that takes.
         seed: decides the order; the same seed gives the same batches in every run.
         micro: rows in a micro-batch; 0 for all of a step at once.
-        lengths: length of each row, for grouping; the order is a plain shuffle where it is None.
+        lengths: length of each row: those of a step are sorted, so that a micro-batch holds little padding.
 
     Raises:
         ChatwrightError: there are fewer rows than one step needs.
@@ -72,16 +70,11 @@ class Batches:
         random = np.random.default_rng((self.seed, epoch))
         order = random.permutation(len(self.rows))
         if self.lengths is not None:
-            window = self.size * WINDOW
-            order = np.concatenate(
-                [
-                    part[np.argsort(self.lengths[part], kind="stable")]
-                    for part in (order[i : i + window] for i in range(0, len(order), window))
-                ]
-            )
+            # Only within a step: steps of one length each would hold one kind of row each, and pull one way each.
+            parts = (order[i : i + self.size] for i in range(0, len(order), self.size))
+            order = np.concatenate([part[np.argsort(self.lengths[part], kind="stable")] for part in parts])
         count = len(order) // self.size
-        batches = np.split(order[: count * self.size], count)
-        return [batches[i] for i in random.permutation(count)]
+        return np.split(order[: count * self.size], count)
 
 
 def lengths_of(rows: Sequence[Rendered]) -> list[int]:

@@ -9,7 +9,7 @@ import random
 from collections.abc import Sequence
 from functools import cache
 
-from chatwright.data.instruct import HELDOUT_TASK, LANGUAGES, PHRASINGS, SIDES, ask, kind_fact, listing
+from chatwright.data.instruct import HELDOUT_TASK, LANGUAGES, NUMBERS, PHRASINGS, SIDES, kind_fact, listing
 from chatwright.data.records import Document, Part
 from chatwright.data.scenes import SIDE, Concept, Scene, compose, concepts, relation
 from chatwright.data.sources import cedict, chatterbot, hsk
@@ -43,16 +43,30 @@ def useful_words() -> list[cedict.Entry]:
 
 
 COMMON = 700  # words that a child knows
-# What a text tells of a scene, as far as the scene admits it; what is drawn twice often turns out different.
-_TOLD = ("counting", "counting", "relation", "relation", "relation", "yes_no", "yes_no", "naming", "category")
+REPEATS = (
+    4  # of what is said about the commonest words and the concepts: a small model learns a word by hearing it often
+)
+# Short questions with their answers, as a quiz sheet has them; no demonstration asks in these words.
+_QUIZ = {
+    "en": {
+        "counting": ("{plural}: {answer}", "How many {plural}? {answer}"),
+        "yes_no": ("{an_a}? {answer}", "any {plural}? {answer}"),
+        "relation": ("{a} from {b}: {answer}", "Where is the {a} from the {b}? {answer}"),
+    },
+    "zh": {
+        "counting": ("{a}：{answer}", "几{measure}{a}？{answer}"),
+        "yes_no": ("{a}？{answer}", "有{a}吗？{answer}"),
+        "relation": ("{a}在{b}的{answer}", "{a}在{b}哪边？{answer}"),
+    },
+}
 PATCHES = 4  # in a row and in a column of a picture, as the eye divides it
 
 
 def word_documents(limit: int, rng: random.Random) -> list[Document]:
-    """Short texts about words, in either direction: every form for the commonest words, two for the others."""
+    """Short texts about words, in either direction: every form, often, for the commonest; two forms for the others."""
     found = []
     for place, entry in enumerate(useful_words()[:limit]):
-        for form in _WORD_FORMS if place < COMMON else rng.sample(_WORD_FORMS, 2):
+        for form in _WORD_FORMS * REPEATS if place < COMMON else rng.sample(_WORD_FORMS, 2):
             gloss = ", ".join(entry.senses[:2]) if form.startswith("{zh}") else entry.senses[0]
             found.append(_document(form.format(zh=entry.simplified, en=gloss, pinyin=entry.pinyin), "cedict"))
     return found
@@ -85,29 +99,61 @@ def concept_documents() -> list[Document]:
     for concept in concepts().values():
         texts = [form.format(zh=concept.chinese, en=concept.english, pinyin="") for form in _WORD_FORMS[:6]]
         texts += [kind_fact(concept, language) for language in LANGUAGES]
-        found += [_document(text, "concepts") for text in texts]
+        found += [_document(text, "concepts") for text in texts * REPEATS]
     return found
 
 
 def scene_documents(number: int, rng: random.Random, pool: Sequence[Concept]) -> list[Document]:
-    """Scenes in words alone: a sketch of where things are, then true sentences about it; questions without answers.
+    """Scenes in words alone: a sketch of where things are, then a quiz on it and a caption; questions without answers.
 
     The sketch has a word or a dot for each of the patches that a picture's eye will give, in the same order. So the
-    decoder learns to say what it reads before it has seen a picture.
+    decoder learns to find, count and place what it reads before it has seen a picture.
     """
     found = []
     for index in range(number):
         language = LANGUAGES[index % 2]
-        if rng.random() < 0.1:
+        if rng.random() < 0.05:
             text = _question(rng, language, pool)
         else:
-            scene = compose(rng, list(pool), rng.choice(("single", "several", "several", "pair", "mixed", "mixed")))
-            questions = [ask(task, scene, rng, language, pool) for task in _TOLD]
-            sentences = list(dict.fromkeys(question.sentence for question in questions if question))
-            rng.shuffle(sentences)
-            text = "\n".join([sketch(scene, rng.choice(LANGUAGES)), *sentences, caption(scene, rng, language)])
+            scene = compose(rng, pool, rng.choices(("single", "several", "pair", "mixed"), (10, 20, 30, 40))[0])
+            lines = [sketch(scene, rng.choice(LANGUAGES)), *_quiz(scene, rng, language, pool)]
+            text = "\n".join([*lines, caption(scene, rng, language)] if rng.random() < 0.3 else lines)
         found.append(_document(text, "scenes"))
     return found
+
+
+def _quiz(scene: Scene, rng: random.Random, language: str, pool: Sequence[Concept]) -> list[str]:
+    """How many there are of each thing, whether there is this or that, and where one thing is from another."""
+    lines = []
+
+    def line(task: str, concept: Concept, answer: str, other: Concept | None = None) -> None:
+        lines.append(
+            rng.choice(_QUIZ[language][task]).format(
+                a=concept.name(language), an_a=concept.article, plural=concept.plural, measure=concept.measure,
+                b=other.name(language) if other else "", answer=answer,
+            )
+        )  # fmt: skip
+
+    yes, no = ("yes", "no") if language == "en" else ("有", "没有")
+    present = [concepts()[name] for name in scene.counts]
+    for concept in present:
+        number = NUMBERS[language][scene.counts[concept.english] - 1]
+        line("counting", concept, number if language == "en" else number + concept.measure)
+    for concept in rng.choices(present, k=2):
+        line("yes_no", concept, yes)
+    absent = [concept for concept in rng.sample(pool, 8) if concept not in present]
+    near = [concept for concept in absent if concept.category == present[0].category]
+    for concept in (near + absent)[:2]:
+        line("yes_no", concept, no)
+    once = [thing for thing in scene.things if scene.counts[thing.name] == 1]
+    for i, a in enumerate(once):
+        for b in once[:i]:
+            first, second = (a, b) if rng.random() < 0.5 else (b, a)
+            side = relation(first, second)
+            if side is not None:
+                line("relation", first.concept, SIDES[language][side], second.concept)
+    rng.shuffle(lines)
+    return lines
 
 
 def sketch(scene: Scene, language: str) -> str:

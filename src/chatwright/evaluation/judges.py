@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from chatwright.data import instruct
+from chatwright.data import truth
 from chatwright.data.records import Prompt
 from chatwright.evaluation import metrics
 
@@ -12,7 +12,7 @@ Judge = Callable[[Prompt, str], tuple[float, ...]]
 
 def right_then_helpful(prompt: Prompt, answer: str) -> tuple[float, ...]:
     """A right answer before a wrong one; of two right or two wrong ones the more helpful (prompts with truth only)."""
-    helpful = instruct.helpfulness(prompt, answer) if metrics.is_from_instruct(prompt) else 0.0
+    helpful = truth.helpfulness(prompt, answer) if metrics.is_from_instruct(prompt) else 0.0
     return float(metrics.correct(prompt, answer)), helpful
 
 

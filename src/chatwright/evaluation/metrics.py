@@ -8,14 +8,14 @@ How an answer is checked (`Prompt.score`):
   prompt, divided by its length in characters, is highest. This is ``acc_norm`` of lm-evaluation-harness (Gao et al.),
   which the field reports for answers of unequal length.
 
-Prompts that `chatwright.data.instruct` made carry the truth about their picture and are checked against it.
+Prompts that `chatwright.data.instruct` made carry the truth about their picture; `chatwright.data.truth` checks them.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from chatwright.data import answers, instruct
+from chatwright.data import answers, truth
 from chatwright.data.records import Prompt
 from chatwright.errors import ChatwrightError
 
@@ -90,7 +90,7 @@ def kind_of(prompt: Prompt) -> str:
 def correct(prompt: Prompt, text: str) -> bool:
     """Whether an answer is right; for "choice" the text is the choice made."""
     if is_from_instruct(prompt):
-        return instruct.correct(prompt, text)
+        return truth.correct(prompt, text)
     kind, reference = kind_of(prompt), prompt.reference or ""
     if kind == "contains" and not prompt.choices:
         return answers.contains(text, reference)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from chatwright.data.instruct import correct, helpfulness
 from chatwright.data.records import Prompt
+from chatwright.data.truth import correct, helpfulness
 from chatwright.errors import ChatwrightError
 from chatwright.feedback.agreement import expected_agreement
 

@@ -70,9 +70,9 @@ class Data(Stage):
         rng = self._rng("demonstrations")
         found = []
         for index in range(self.pictures):
-            scene = scenes.compose(rng, pool, rng.choices(KINDS, (35, 20, 20, 25))[0])
+            scene = scenes.compose(rng, pool, rng.choices(KINDS, (30, 15, 25, 30))[0])
             # A tenth with a single question, as people begin; the others share a picture among several.
-            turns = 1 if rng.random() < 0.1 else 6
+            turns = 1 if rng.random() < 0.1 else 8
             language = instruct.LANGUAGES[index % 2]
             if turns == 1:
                 question = _any_question(scene, rng, language, pool)

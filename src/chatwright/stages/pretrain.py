@@ -27,6 +27,7 @@ class Pretrain(Stage):
         heads: attention heads.
         length: the longest sequence of the model, in tokens; longer documents are left out.
         batch_size: documents in a step.
+        micro_batch: documents computed at once; 0 for the whole step.
         epochs: passes over the documents.
         seed: of the first weights and the order.
         training: settings of the loop.
@@ -39,6 +40,7 @@ class Pretrain(Stage):
     heads: int = 4
     length: int = 512
     batch_size: int = 256
+    micro_batch: int = 64
     epochs: float = 2.0
     seed: int = 0
     training: Training = field(default_factory=lambda: Training(learning_rate=3e-3))
@@ -50,7 +52,7 @@ class Pretrain(Stage):
         model = build.decoder(renderer.tokenizer, self.width, self.depth, self.heads, self.length)
         model.set_attn_implementation("eager")
         steps = max(1, round(self.epochs * len(rows) / self.batch_size))
-        loader = Batches(rows, renderer.collate, self.batch_size, steps, self.seed, lengths=lengths_of(rows))
+        loader = Batches(rows, renderer.collate, self.batch_size, steps, self.seed, self.micro_batch, lengths_of(rows))
         objective = CausalLanguageModel(model, renderer)
         fit(objective, loader, self.training, out, "pretrain")
         objective.save(out / "model")

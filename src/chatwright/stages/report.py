@@ -9,9 +9,9 @@ from typing import Any
 from chatwright.data import store
 from chatwright.data.records import Comparison, Prompt
 from chatwright.errors import ChatwrightError
-from chatwright.evaluation import report
+from chatwright.evaluation import artifacts, claims, report
+from chatwright.evaluation.claims import Claim
 from chatwright.evaluation.judges import win_rate
-from chatwright.evaluation.report import Claim
 from chatwright.files import write
 from chatwright.models.load import checkpoint_of
 from chatwright.stages.base import Stage
@@ -54,26 +54,28 @@ class Report(Stage):
 
     def run(self, out: Path) -> None:
         run = out.parent
-        stages = report.stages_of(run)
+        stages = artifacts.stages_of(run)
         prompts = store.load(self.data, Prompt)
-        scores = {arm: report.read_scores(folder) for arm, folder in self.arms.items()}
-        answers = {arm: report.read_answers(folder, len(prompts)) for arm, folder in self.arms.items()}
-        made_by = {arm: report.stage_evaluated(folder, stages) for arm, folder in self.arms.items()}
+        scores = {arm: artifacts.read_scores(folder) for arm, folder in self.arms.items()}
+        answers = {arm: artifacts.read_answers(folder, len(prompts)) for arm, folder in self.arms.items()}
+        made_by = {arm: artifacts.stage_evaluated(folder, stages) for arm, folder in self.arms.items()}
         numbers: dict[str, Any] = {
-            "arms": {arm: report.with_means(found, self.means) for arm, found in scores.items()},
+            "arms": {arm: claims.with_means(found, self.means) for arm, found in scores.items()},
             "win_rate": {pair: self._win_rate(pair, answers, prompts) for pair in self.win_rates},
-            "reward_model": report.read_reward(self.reward) if self.reward else {},
-            "annotators": report.read_agreement(self.annotate) if self.annotate else {},
-            "kl": {arm: kl for arm, stage in made_by.items() if stage and (kl := report.final_kl(stage)) is not None},
+            "reward_model": artifacts.read_reward(self.reward) if self.reward else {},
+            "annotators": artifacts.read_agreement(self.annotate) if self.annotate else {},
+            "kl": {
+                arm: kl for arm, stage in made_by.items() if stage and (kl := artifacts.final_kl(stage)) is not None
+            },
             "seconds": {stage.name: stage.seconds for stage in stages},
-            "parameters": report.count_parameters(checkpoint_of(self.model)),
+            "parameters": artifacts.count_parameters(checkpoint_of(self.model)),
             "tokens": sum(stage.tokens for stage in stages),
         }
-        verdicts = [report.judge(claim, numbers) for claim in self.claims]
+        verdicts = [claims.judge(claim, numbers) for claim in self.claims]
         numbers["claims"] = [asdict(verdict) for verdict in verdicts]
-        liked: dict[str, list[report.Liked]] = {"best": [], "worst": []}
+        liked: dict[str, list[artifacts.Liked]] = {"best": [], "worst": []}
         if self.reward and self.comparisons:
-            liked = report.read_examples(self.reward, store.load(self.comparisons, Comparison), EXAMPLES)
+            liked = artifacts.read_examples(self.reward, store.load(self.comparisons, Comparison), EXAMPLES)
         page = report.Page(
             title=self.title,
             subtitle=self.subtitle,

@@ -97,10 +97,10 @@ class Renderer:
         turns = [i for i, message in enumerate(messages) if message.role == "assistant"]
         if not turns:
             raise ChatwrightError("a demonstration without an assistant turn teaches nothing; add the answer")
-        text = self._template(messages, generate=False)
+        chat = self._chat(messages)
+        text = self._templates([chat], generate=False)[0]
         starts = []
-        for turn in turns:
-            prefix = self._template(messages[:turn], generate=True)
+        for turn, prefix in zip(turns, self._templates([chat[:turn] for turn in turns], generate=True), strict=True):
             if not text.startswith(prefix):
                 raise ChatwrightError(
                     f"{self.name}: the chat template rewrites earlier turns, so assistant turn {turn + 1} cannot be "
@@ -121,7 +121,7 @@ class Renderer:
 
     def prompt(self, messages: Sequence[Message]) -> Rendered:
         """Render a conversation up to where the assistant is to answer; nothing is supervised."""
-        text = self._template(messages, generate=True)
+        text = self._templates([self._chat(messages)], generate=True)[0]
         ids, _ = self._tokenize(text)
         return self._with_media(text, ids, [False] * len(ids), _media_of(messages))
 
@@ -186,19 +186,21 @@ class Renderer:
         self.processor.save_pretrained(folder)
 
     def _end_of_turn(self) -> int:
-        example = [Message.of("user", "a"), Message.of("assistant", "b")]
-        start = len(self._template(example[:1], generate=True))
-        ids, offsets = self._tokenize(self._template(example, generate=False))
+        example = self._chat([Message.of("user", "a"), Message.of("assistant", "b")])
+        start = len(self._templates([example[:1]], generate=True)[0])
+        ids, offsets = self._tokenize(self._templates([example], generate=False)[0])
         for token, (begin, _) in zip(ids, offsets, strict=True):
             if begin > start and token in self.special_ids:
                 return token
         raise ChatwrightError(f"{self.name}: the chat template ends no assistant turn with a special token; add one")
 
-    def _template(self, messages: Sequence[Message], generate: bool) -> str:
+    def _chat(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
         for message in messages:
             self._check_text(message.content)
-        chat = [{"role": message.role, "content": self._content(message)} for message in messages]
-        return self.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=generate)
+        return [{"role": message.role, "content": self._content(message)} for message in messages]
+
+    def _templates(self, chats: list[list[dict[str, Any]]], generate: bool) -> list[str]:
+        return self.processor.apply_chat_template(chats, tokenize=False, add_generation_prompt=generate)
 
     def _content(self, message: Message) -> str | list[dict[str, Any]]:
         if self.multimodal:

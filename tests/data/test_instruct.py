@@ -68,6 +68,10 @@ def test_a_sketch_has_every_thing_where_the_eye_will_see_it():
     words = documents.sketch(scene, "zh").split()
     assert len(words) == 16
     assert {place: word for place, word in enumerate(words) if word != "."} == {0: "狗", 6: "热狗", 15: "狗"}
+    concepts = documents.patch_concepts(scene)
+    assert {place: [c.english for c in cell] for place, cell in enumerate(concepts) if cell} == {
+        0: ["dog"], 6: ["hot dog"], 15: ["dog"],
+    }  # fmt: skip
 
 
 def test_translations_are_tested_by_choice():

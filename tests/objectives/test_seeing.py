@@ -5,6 +5,7 @@ from torch.nn import functional as F
 
 from chatwright.models import build
 from chatwright.objectives.crossmodal.filip import FILIP, late_interaction, speak_as_loud
+from chatwright.objectives.crossmodal.region import RegionFILIP, region_contrast
 from chatwright.objectives.vision.exemplar import Exemplar, mosaic
 
 
@@ -66,3 +67,39 @@ def test_patches_are_made_as_long_as_words(assistant):
     patches = assistant.get_image_features(pixels).pooler_output.norm(dim=-1).mean()
     words = assistant.get_input_embeddings().weight.norm(dim=-1).mean()
     torch.testing.assert_close(patches, words, rtol=1e-3, atol=0)
+
+
+def test_region_contrast_against_a_loop():
+    torch.manual_seed(0)
+    logits, weights = torch.randn(5, 7), torch.rand(5)
+    places = torch.rand(5, 7) < 0.3
+    places[:, 2] = True
+    expected = 0.0
+    for row, words, weight in zip(logits, places, weights, strict=True):
+        chances = row.exp() / row.exp().sum()
+        expected -= float(weight) * sum(float(chances[w].log()) for w in range(7) if words[w]) / int(words.sum())
+    found = region_contrast(logits, places, weights)
+    torch.testing.assert_close(found, torch.tensor(expected) / weights.sum())
+
+
+def test_regions_teach_which_patch_shows_a_word(assistant, renderer):
+    torch.manual_seed(0)
+    objective = RegionFILIP(assistant, renderer)
+    vocabulary, nothing = len(renderer.tokenizer), 5
+    pixels = torch.randn(4, 3, 32, 32)
+    count = assistant.get_image_features(pixels).pooler_output.shape[1]
+    places = torch.zeros(4, count, vocabulary, dtype=torch.bool)
+    places[..., nothing] = True
+    for row, word in enumerate((10, 20, 30, 40)):
+        places[row, row % count] = F.one_hot(torch.tensor(word), vocabulary).bool()
+    batch = {"pixel_values": pixels, "captions": places.any(1), "places": places, "nothing": nothing}
+    first = objective.loss(batch)
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-3)
+    for _ in range(30):
+        loss = objective.loss(batch)
+        optimizer.zero_grad()
+        loss.total.backward()
+        optimizer.step()
+    assert loss.total < 0.7 * first.total
+    right, regions = loss.metrics["regions"]
+    assert regions == 4 and right == 4

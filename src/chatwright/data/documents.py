@@ -158,12 +158,17 @@ def _quiz(scene: Scene, rng: random.Random, language: str, pool: Sequence[Concep
 
 def sketch(scene: Scene, language: str) -> str:
     """The scene as rows of words, each where a thing has its centre; dots where there is none."""
-    cells = [["."] * PATCHES for _ in range(PATCHES)]
+    cells = patch_concepts(scene)
+    return " " + " ".join(" ".join(concept.name(language) for concept in cell) or "." for cell in cells)
+
+
+def patch_concepts(scene: Scene) -> list[list[Concept]]:
+    """What has its centre in each patch of the picture, row by row."""
+    cells: list[list[Concept]] = [[] for _ in range(PATCHES**2)]
     for thing in scene.things:
         row, column = (min(PATCHES - 1, place * PATCHES // SIDE) for place in (thing.y, thing.x))
-        word = thing.concept.name(language)
-        cells[row][column] = word if cells[row][column] == "." else f"{cells[row][column]} {word}"
-    return " " + " ".join(word for row in cells for word in row)
+        cells[row * PATCHES + column].append(thing.concept)
+    return cells
 
 
 def _question(rng: random.Random, language: str, pool: Sequence[Concept]) -> str:
@@ -175,13 +180,15 @@ def _question(rng: random.Random, language: str, pool: Sequence[Concept]) -> str
 
 
 def caption_documents(number: int, rng: random.Random, pool: Sequence[Concept]) -> list[Document]:
-    """A picture followed by its caption, half in each language."""
+    """A picture followed by its caption, half in each language; ``meta["patches"]`` has the names of what has its
+    centre in each patch, row by row."""
     found = []
     for index in range(number):
         scene = compose(rng, list(pool), rng.choices(("single", "several", "pair", "mixed"), (40, 20, 20, 20))[0])
         language = LANGUAGES[index % 2]
         parts = (Part.of_image(scene.image()), Part.of_text(caption(scene, rng, language)))
-        found.append(Document(parts, {"source": "scenes", "language": language}))
+        patches = [[concept.name(name) for concept in cell for name in LANGUAGES] for cell in patch_concepts(scene)]
+        found.append(Document(parts, {"source": "scenes", "language": language, "patches": patches}))
     return found
 
 

@@ -16,6 +16,7 @@ from chatwright.models import build
 from chatwright.models.eyes import freeze_eye, restore_eye
 from chatwright.models.load import load_model
 from chatwright.objectives.crossmodal.filip import FILIP, speak_as_loud
+from chatwright.objectives.crossmodal.region import RegionFILIP
 from chatwright.objectives.language.causal import CausalLanguageModel
 from chatwright.stages.base import Stage
 from chatwright.training.loop import Training, fit
@@ -25,8 +26,9 @@ from chatwright.training.loop import Training, fit
 class Align(Stage):
     """Align an eye with a language model: contrastive learning, then the projector under the language model.
 
-    First FILIP teaches eye and projector what the words of captions look like; then, as in LLaVA, the projector alone
-    learns to make the frozen language model write the captions.
+    First FILIP teaches eye and projector what the words of captions look like, and where things are if the captions
+    tell (``meta["patches"]``: for every patch the names of what has its centre there); then, as in LLaVA, the projector
+    alone learns to make the frozen language model write the captions.
 
     Args:
         eye: artifact of the vision stage.
@@ -64,11 +66,10 @@ class Align(Stage):
         model.get_decoder().set_attn_implementation("eager")
         documents = load(self.captions, Document)
         rows = [renderer.document(document) for document in documents]
-        captions = [document.text for document in documents]
         model.requires_grad_(False)
         model.model.vision_tower.requires_grad_(True)
         model.model.multi_modal_projector.requires_grad_(True)
-        self._contrast(FILIP(model, renderer), rows, captions, out)
+        self._contrast(model, renderer, rows, documents, out)
 
         rows = freeze_eye(model, rows)
         loader = Batches(
@@ -79,16 +80,35 @@ class Align(Stage):
         restore_eye(model)
         objective.save(out / "model")
 
-    def _contrast(self, objective: FILIP, rows: Sequence[Rendered], captions: list[str], out: Path) -> None:
-        tokenizer = objective.renderer.tokenizer
-        ids = tokenizer(captions, add_special_tokens=False)["input_ids"]
+    def _contrast(
+        self, model: Any, renderer: Renderer, rows: Sequence[Rendered], documents: Sequence[Document], out: Path
+    ) -> None:
+        tokenizer = renderer.tokenizer
+        ids = tokenizer([document.text for document in documents], add_special_tokens=False)["input_ids"]
+        placed: list[list[list[str]]] = [document.meta.get("patches") or [] for document in documents]
+        words = {word for patches in placed for patch in patches for word in patch}
+        tokens = {word: tokenizer(_as_written(word), add_special_tokens=False)["input_ids"] for word in words}
+        nothing = tokenizer(_as_written("."), add_special_tokens=False)["input_ids"][0]
 
         def collate(some: list[int]) -> dict[str, Any]:
-            words = torch.zeros(len(some), len(tokenizer), dtype=torch.bool)
+            captions = torch.zeros(len(some), len(tokenizer), dtype=torch.bool)
             for row, i in enumerate(some):
-                words[row, ids[i]] = True
-            return {"pixel_values": torch.cat([rows[i].media["pixel_values"] for i in some]), "captions": words}
+                captions[row, ids[i]] = True
+            batch = {"pixel_values": torch.cat([rows[i].media["pixel_values"] for i in some]), "captions": captions}
+            if all(placed):
+                places = torch.zeros(len(some), len(placed[some[0]]), len(tokenizer), dtype=torch.bool)
+                for row, i in enumerate(some):
+                    for place, patch in enumerate(placed[i]):
+                        places[row, place, [token for word in patch for token in tokens[word]] or nothing] = True
+                batch |= {"places": places, "nothing": nothing}
+            return batch
 
+        objective = (RegionFILIP if all(placed) else FILIP)(model, renderer)
         loader = Batches(range(len(rows)), collate, self.contrastive_batch, self.contrastive_steps, self.seed)
         fit(objective, loader, self.contrastive, out, "contrastive")
-        speak_as_loud(objective.model.eval(), collate(list(range(min(256, len(rows)))))["pixel_values"])
+        speak_as_loud(model.eval(), collate(list(range(min(256, len(rows)))))["pixel_values"])
+
+
+def _as_written(word: str) -> str:
+    """A word as it stands in the middle of a text: after a space where its language has them."""
+    return f" {word}" if word.isascii() else word

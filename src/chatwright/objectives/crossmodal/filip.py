@@ -53,13 +53,22 @@ class FILIP(Objective):
 
     def loss(self, batch: dict[str, Any]) -> Loss:
         """``batch``: ``pixel_values`` [N, 3, H, W] and ``captions`` bool [N, V], the tokens that each caption has."""
-        pixels = batch["pixel_values"].contiguous(memory_format=torch.channels_last)
-        captions = batch["captions"]
+        return self.contrast(self.patches(batch["pixel_values"]), batch["captions"])
+
+    def patches(self, pixels: Tensor) -> Tensor:
+        """What the model sees in each patch, of length one: [N, P, D]."""
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        return F.normalize((self.model.get_image_features(pixels).pooler_output - self.centre).float(), dim=-1)
+
+    def words(self, present: Tensor) -> Tensor:
+        """The embeddings of the tokens that are ``present``, bool [V], of length one: [W, D]."""
+        return F.normalize((self.model.get_input_embeddings().weight[present] - self.centre).float(), dim=-1)
+
+    def contrast(self, patches: Tensor, captions: Tensor) -> Loss:
+        """Pictures against captions, both ways; ``patches`` as `patches` gives them."""
         present = captions.any(0)
-        words = self.model.get_input_embeddings().weight[present] - self.centre
-        patches = self.model.get_image_features(pixels).pooler_output - self.centre
         captions = captions[:, present]
-        fit = late_interaction(F.normalize(patches.float(), dim=-1), F.normalize(words.float(), dim=-1), captions)
+        fit = late_interaction(patches, self.words(present), captions)
         same = (captions.unsqueeze(0) == captions.unsqueeze(1)).all(-1).fill_diagonal_(False)
         fit = (self.log_scale.exp().clamp(max=100) * fit).masked_fill(same, -torch.inf)
         target = torch.arange(len(fit), device=fit.device)

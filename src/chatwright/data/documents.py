@@ -157,9 +157,17 @@ def _quiz(scene: Scene, rng: random.Random, language: str, pool: Sequence[Concep
 
 
 def sketch(scene: Scene, language: str) -> str:
-    """The scene as rows of words, each where a thing has its centre; dots where there is none."""
-    cells = patch_concepts(scene)
-    return " " + " ".join(" ".join(concept.name(language) for concept in cell) or "." for cell in cells)
+    """The scene as rows of words, each where a thing has its centre; dots where there is none.
+
+    Words are written as within a sentence, so that they are the tokens that patches are aligned with.
+    """
+    words = [[concept.name(language) for concept in cell] or ["."] for cell in patch_concepts(scene)]
+    return "".join(as_written(word) for cell in words for word in cell)
+
+
+def as_written(word: str) -> str:
+    """A word as it stands in the middle of a text: after a space where its language has them."""
+    return f" {word}" if word.isascii() else word
 
 
 def patch_concepts(scene: Scene) -> list[list[Concept]]:

@@ -17,7 +17,7 @@ from chatwright.data.scenes import CATEGORIES, Concept, Scene, Thing, concepts, 
 
 LANGUAGES = ("en", "zh")
 REGISTERS = ("bare", "sentence", "detailed")
-REGISTER_WEIGHTS = (0.6, 0.25, 0.15)
+REGISTER_WEIGHTS = (0.4, 0.35, 0.25)
 HELDOUT_TASK = "comparison"
 PICTURE_TASKS = ("naming", "category", "counting", "relation", "yes_no", "caption", HELDOUT_TASK)
 
@@ -417,32 +417,41 @@ _TASKS_OF = {
     "several": ("counting", "yes_no", "yes_no", "yes_no"),
     "mixed": ("counting", "counting", "relation", "relation", "relation", "yes_no", "yes_no", "yes_no"),
 }
+# A quick round asks what is hardest to learn, as often as the picture allows.
+_QUICK_TASKS_OF = {
+    "single": ("counting", *["yes_no"] * 4),
+    "several": ("counting", *["yes_no"] * 4),
+    "mixed": (*["counting"] * 3, *["relation"] * 3, *["yes_no"] * 3),
+}
 
 
-def conversation(scene: Scene, rng: random.Random, language: str, pool: Sequence[Concept], turns: int) -> Demonstration:
-    """A demonstration with one picture and up to ``turns`` questions.
+def conversation(
+    scene: Scene, rng: random.Random, language: str, pool: Sequence[Concept], quick: bool = False
+) -> Demonstration:
+    """A demonstration with one picture and several questions; ``quick``: a round of questions with bare answers.
 
     In half of them no turn gives away the answer of a later one, which is to be seen in the picture; in the others,
     people ask about what was said before, which is the easier lesson in comparing what is asked with what is there.
     """
     kind = "single" if len(scene.things) == 1 else "several" if len(scene.counts) == 1 else "mixed"
+    tasks = _QUICK_TASKS_OF[kind] if quick else _TASKS_OF[kind]
+    order = rng.sample(tasks, len(tasks)) + ([] if quick else ["caption"])
     strict = rng.random() < 0.5
     told: frozenset[str] = frozenset()
     messages: list[Message] = []
-    tasks: list[str] = []
-    for task in [*rng.sample(_TASKS_OF[kind], len(_TASKS_OF[kind])), "caption"][:turns]:
+    asked: list[str] = []
+    for task in order:
         avoid = told if strict or task != "yes_no" else frozenset()
         question = ask(task, scene, rng, language, pool, avoid=avoid)
         if question is None:
             continue
-        answer = question.answer(rng.choices(REGISTERS, REGISTER_WEIGHTS)[0])
+        answer = question.bare if quick else question.answer(rng.choices(REGISTERS, REGISTER_WEIGHTS)[0])
         images = () if messages else (scene.image(),)
         messages += [Message.of("user", question.text, *images), Message.of("assistant", answer)]
-        tasks.append(question.task)
+        asked.append(question.task)
         # A detailed answer may name what the question left open.
         told |= {*question.tells, *(name for name in scene.counts if concepts()[name].name(language) in answer)}
-    meta = {"language": language, "tasks": tasks, "split": "train"}
-    return Demonstration(tuple(messages), meta)
+    return Demonstration(tuple(messages), {"language": language, "tasks": asked, "split": "train"})
 
 
 def as_demonstration(question: Question, rng: random.Random, scene: Scene | None = None) -> Demonstration:

@@ -9,6 +9,7 @@ import torch
 from transformers import ResNetModel
 
 from chatwright.data.batches import Batches, lengths_of
+from chatwright.data.documents import as_written
 from chatwright.data.records import Document
 from chatwright.data.render import Rendered, Renderer
 from chatwright.data.store import load
@@ -87,8 +88,8 @@ class Align(Stage):
         ids = tokenizer([document.text for document in documents], add_special_tokens=False)["input_ids"]
         placed: list[list[list[str]]] = [document.meta.get("patches") or [] for document in documents]
         words = {word for patches in placed for patch in patches for word in patch}
-        tokens = {word: tokenizer(_as_written(word), add_special_tokens=False)["input_ids"] for word in words}
-        nothing = tokenizer(_as_written("."), add_special_tokens=False)["input_ids"][0]
+        tokens = {word: tokenizer(as_written(word), add_special_tokens=False)["input_ids"] for word in words}
+        nothing = tokenizer(as_written("."), add_special_tokens=False)["input_ids"][0]
 
         def collate(some: list[int]) -> dict[str, Any]:
             captions = torch.zeros(len(some), len(tokenizer), dtype=torch.bool)
@@ -107,8 +108,3 @@ class Align(Stage):
         loader = Batches(range(len(rows)), collate, self.contrastive_batch, self.contrastive_steps, self.seed)
         fit(objective, loader, self.contrastive, out, "contrastive")
         speak_as_loud(model.eval(), collate(list(range(min(256, len(rows)))))["pixel_values"])
-
-
-def _as_written(word: str) -> str:
-    """A word as it stands in the middle of a text: after a space where its language has them."""
-    return f" {word}" if word.isascii() else word

@@ -25,7 +25,7 @@ class Data(Stage):
     picture of every task in ``examples``.
 
     Args:
-        pictures: conversations about a picture.
+        pictures: conversations about a picture, every other a quick round of questions.
         captions: pictures with a caption.
         descriptions: descriptions of scenes without a picture, for pretraining.
         words: dictionary entries for pretraining.
@@ -70,15 +70,17 @@ class Data(Stage):
         rng = self._rng("demonstrations")
         found = []
         for index in range(self.pictures):
-            scene = scenes.compose(rng, pool, rng.choices(KINDS, (30, 15, 25, 30))[0])
-            # A tenth with a single question, as people begin; the others share a picture among several.
-            turns = 1 if rng.random() < 0.1 else 8
-            language = instruct.LANGUAGES[index % 2]
-            if turns == 1:
-                question = _any_question(scene, rng, language, pool)
-                found.append(instruct.as_demonstration(question, rng, scene))
+            language = instruct.LANGUAGES[index // 2 % 2]
+            if index % 2:
+                scene = scenes.compose(rng, pool, rng.choices(KINDS, (5, 30, 25, 40))[0])
+                found.append(instruct.conversation(scene, rng, language, pool, quick=True))
+                continue
+            scene = scenes.compose(rng, pool, rng.choices(KINDS, (35, 15, 20, 30))[0])
+            # Some with a single question, as people begin; the others share a picture among several.
+            if rng.random() < 0.15:
+                found.append(instruct.as_demonstration(_any_question(scene, rng, language, pool), rng, scene))
             else:
-                found.append(instruct.conversation(scene, rng, language, pool, turns))
+                found.append(instruct.conversation(scene, rng, language, pool))
         found += _translations(self.translations, self._rng("translations"))
         found += _small_talk()
         rng.shuffle(found)

@@ -1,6 +1,7 @@
 """Tiny real parts that many tests share: a tokenizer, a processor, a language model and an assistant that sees."""
 
 import signal
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -77,6 +78,15 @@ def assistant(renderer, language_model):
     model = build.assistant(build.eye([8, 16, 32]), language_model, renderer.processor)
     spread(model.model.multi_modal_projector)
     return model.eval()
+
+
+@pytest.fixture
+def checkpoint(tmp_path, assistant, renderer) -> Path:
+    """The assistant, saved with its processor."""
+    folder = tmp_path / "assistant"
+    assistant.save_pretrained(folder)
+    renderer.save(folder)
+    return folder
 
 
 @pytest.fixture

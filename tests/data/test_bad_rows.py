@@ -1,31 +1,11 @@
 """A bad row is one line that names the file, the row, the field and the remedy, whatever is in the row."""
 
-import json
-
-import PIL.Image
 import pytest
+from tests.data.rows import ASK, RED, SAY, TURNS
 
-from chatwright.data.records import Comparison, Demonstration, Document, Message, Part, Prompt
+from chatwright.data.records import Comparison, Demonstration, Document, Prompt
 from chatwright.data.store import load
 from chatwright.errors import ChatwrightError
-
-RED = Part.of_image(PIL.Image.new("RGB", (4, 4), "red"))
-ASK = {"role": "user", "content": "What is this?"}
-SAY = {"role": "assistant", "content": "A cat."}
-TURNS = (Message.of("user", "What is this?"), Message.of("assistant", "A cat."))
-
-
-@pytest.fixture
-def write(tmp_path):
-    """Write rows as JSONL beside a picture; gives the path."""
-    (tmp_path / "red.png").write_bytes(RED.media)
-
-    def rows(*rows, name="data.jsonl"):
-        path = tmp_path / name
-        path.write_text("".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows))
-        return path
-
-    return rows
 
 
 def chat(*turns, **columns):

@@ -2,35 +2,15 @@
 
 import base64
 import io
-import json
 
 import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.data.rows import ASK, BLUE, RED, SAY, TURNS
 
 from chatwright.data.records import Comparison, Demonstration, Document, Message, Part, Prompt
 from chatwright.data.store import load, save
-
-RED = Part.of_image(PIL.Image.new("RGB", (4, 4), "red"))
-BLUE = Part.of_image(PIL.Image.new("RGB", (4, 4), "blue"))
-ASK = {"role": "user", "content": "What is this?"}
-SAY = {"role": "assistant", "content": "A cat."}
-TURNS = (Message.of("user", "What is this?"), Message.of("assistant", "A cat."))
-
-
-@pytest.fixture
-def write(tmp_path):
-    """Write rows as JSONL beside two pictures; gives the path."""
-    (tmp_path / "red.png").write_bytes(RED.media)
-    (tmp_path / "blue.png").write_bytes(BLUE.media)
-
-    def rows(*rows, name="data.jsonl"):
-        path = tmp_path / name
-        path.write_text("".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows))
-        return path
-
-    return rows
 
 
 def url(part):

@@ -32,14 +32,6 @@ def engine(assistant, renderer):
     return Engine(assistant, renderer, batch_size=4)
 
 
-@pytest.fixture
-def checkpoint(tmp_path, assistant, renderer):
-    folder = tmp_path / "assistant"
-    assistant.save_pretrained(folder)
-    renderer.save(folder)
-    return folder
-
-
 def test_answers_are_those_of_the_engine(engine, conversations):
     sampling = Sampling(max_new_tokens=8, temperature=0)
     rows = harness.ask(engine, prompts_of(conversations), sampling, first_row=10)

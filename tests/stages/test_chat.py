@@ -11,14 +11,6 @@ from chatwright.stages.chat import Chat, Conversation
 
 
 @pytest.fixture
-def checkpoint(tmp_path, assistant, renderer):
-    folder = tmp_path / "assistant"
-    assistant.save_pretrained(folder)
-    renderer.save(folder)
-    return folder
-
-
-@pytest.fixture
 def image(tmp_path, conversations):
     path = tmp_path / "a picture.png"
     path.write_bytes(conversations[1][0].content[0].media)

@@ -23,14 +23,6 @@ COLOURS = ["red", "green", "blue", "white", "black", "pink"]
 
 
 @pytest.fixture
-def checkpoint(assistant, renderer, tmp_path):
-    folder = tmp_path / "sft"
-    assistant.save_pretrained(folder)
-    renderer.save(folder)
-    return folder
-
-
-@pytest.fixture
 def prompts(tmp_path, conversations):
     """Forty, with references; some have pictures."""
     path = tmp_path / "prompts.parquet"

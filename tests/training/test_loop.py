@@ -73,7 +73,6 @@ def test_training_learns_and_writes_its_course(renderer, assistant, tmp_path):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_accumulation_gives_the_same_weights(renderer, assistant, tmp_path, optimizer):
-    assistant.model.vision_tower.requires_grad_(False)
     start = {name: value.clone() for name, value in assistant.state_dict().items()}
     train(renderer, assistant, tmp_path / "whole", steps=3, optimizer=optimizer, learning_rate=1e-3)
     whole = {name: value.clone() for name, value in assistant.state_dict().items()}
@@ -81,6 +80,21 @@ def test_accumulation_gives_the_same_weights(renderer, assistant, tmp_path, opti
     train(renderer, assistant, tmp_path / "split", micro=2, steps=3, optimizer=optimizer, learning_rate=1e-3)
     for name, value in assistant.state_dict().items():
         torch.testing.assert_close(value, whole[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_eye_learns_at_its_own_rate_and_keeps_its_statistics(renderer, assistant, tmp_path, optimizer):
+    start = {name: value.clone() for name, value in assistant.state_dict().items()}
+    moved = []
+    for eye_rate in (1.0, 0.01):
+        assistant.load_state_dict(start)
+        loader = Batches(rows_of(renderer), renderer.collate, 8, 1, 0)
+        settings = Training(learning_rate=1e-3, optimizer=optimizer, precision="fp32")
+        fit(CausalLanguageModel(assistant, renderer, eye_rate), loader, settings, tmp_path / str(eye_rate), "sft")
+        change = {name: (value - start[name]).abs().max() for name, value in assistant.state_dict().items()}
+        assert all(change[name] == 0 for name in change if "running" in name)
+        moved.append({name: change[name] for name in change if ".convolution.weight" in name})
+    assert moved[0] and all(0 < moved[1][name] < 0.02 * moved[0][name] for name in moved[0])
 
 
 class Square(Objective):

@@ -47,7 +47,7 @@ def parse(text: str, choices: Sequence[str]) -> str | None:
     for numbers in NUMBERS.values():
         if all(choice.startswith(number) for choice, number in zip(choices, numbers, strict=False)):
             for digit, number in zip("12345", numbers, strict=True):
-                text = text.replace(digit, number)
+                text = re.sub(rf"(?<![a-z]){digit}", number, text)  # but not the name of a square, "b3"
             text = text.replace("二", "两")
     distinct = set(found(text, choices))
     return distinct.pop() if len(distinct) == 1 else None

@@ -38,6 +38,10 @@ class Objective(nn.Module):
                 module.eval()
         return self
 
+    def factor(self, name: str) -> float:
+        """Part of the learning rate that the parameter ``name`` gets."""
+        return 1.0
+
     def save(self, folder: Path) -> None:
         """Write what training made into ``folder``, a checkpoint that ``from_pretrained`` opens."""
         raise NotImplementedError

@@ -13,6 +13,7 @@ from chatwright.data.store import save
 from chatwright.stages.base import Stage
 
 KINDS = ("single", "several", "pair", "mixed")
+QUICK_KINDS = ("several", "pair", "mixed", "different")
 DRAWING_PIXELS = 48
 
 
@@ -21,11 +22,13 @@ class Data(Stage):
     """Fetch the public sources and write the records that the other stages read.
 
     Writes ``drawings`` (pictures for the eye), ``documents`` and ``documents_heldout`` (text), ``captions`` (picture
-    and text), ``demonstrations``, ``prompts`` (to practise on) and ``heldout`` (to be tested on), as Parquet, and a
+    and text), ``rounds`` (a first lesson: is there this, is there that?), ``demonstrations``, ``prompts`` (to practise
+    on) and ``heldout`` (to be tested on), as Parquet, and a
     picture of every task in ``examples``.
 
     Args:
         pictures: conversations about a picture, every other a quick round of questions.
+        rounds: conversations of yes and no about what is in a picture.
         captions: pictures with a caption.
         descriptions: descriptions of scenes without a picture, for pretraining.
         words: dictionary entries for pretraining.
@@ -36,6 +39,7 @@ class Data(Stage):
     """
 
     pictures: int = 12000
+    rounds: int = 8000
     captions: int = 12000
     descriptions: int = 20000
     words: int = 4000
@@ -56,6 +60,7 @@ class Data(Stage):
         save(texts, out / "documents.parquet")
         save(more_sentences + more_dialogues, out / "documents_heldout.parquet")
         save(documents.caption_documents(self.captions, self._rng("captions"), pool), out / "captions.parquet")
+        save(self._rounds(pool), out / "rounds.parquet")
         save(self._demonstrations(pool), out / "demonstrations.parquet")
         save(self._prompts(pool), out / "prompts.parquet")
         heldout = list(self._heldout(pool))
@@ -66,14 +71,24 @@ class Data(Stage):
         """Each file has its own random numbers, so that changing the size of one leaves the others as they are."""
         return random.Random(f"{self.seed} {purpose}")
 
+    def _rounds(self, pool: Sequence[scenes.Concept]) -> Iterator[Demonstration]:
+        """What is asked is compared with what is there: until that is learned, nothing else about places is."""
+        rng = self._rng("rounds")
+        for index in range(self.rounds):
+            scene = scenes.compose(rng, pool, rng.choices(QUICK_KINDS, (5, 15, 30, 50))[0])
+            found = instruct.quick_conversation(scene, rng, instruct.LANGUAGES[index % 2], pool, ("yes_no",))
+            assert found is not None  # a picture always has something that is there, and something that is not
+            yield found
+
     def _demonstrations(self, pool: Sequence[scenes.Concept]) -> list[Demonstration]:
         rng = self._rng("demonstrations")
         found = []
         for index in range(self.pictures):
             language = instruct.LANGUAGES[index // 2 % 2]
             if index % 2:
-                scene = scenes.compose(rng, pool, rng.choices(KINDS, (5, 30, 25, 40))[0])
-                found.append(instruct.conversation(scene, rng, language, pool, quick=True))
+                scene = scenes.compose(rng, pool, rng.choices(QUICK_KINDS, (25, 15, 30, 30))[0])
+                if round_ := instruct.quick_conversation(scene, rng, language, pool):
+                    found.append(round_)
                 continue
             scene = scenes.compose(rng, pool, rng.choices(KINDS, (35, 15, 20, 30))[0])
             # Some with a single question, as people begin; the others share a picture among several.
@@ -129,7 +144,7 @@ def _test(
                 task, rng.choice(KINDS)
             )
         scene = scenes.compose(rng, pool, kind, heldout=None if split == "concept" else True)
-        question = instruct.ask(task, scene, rng, language, pool, heldout_phrasing=split == "phrasing")
+        question = instruct.ask(task, scene, rng, language, pool, style="heldout" if split == "phrasing" else "usual")
         if question is None or (task == "counting" and question.reference != question.choices[number - 1]):
             continue
         return instruct.as_prompt(question, split, scene)
@@ -138,7 +153,9 @@ def _test(
 def _translation_test(words: list[tuple[str, str]], rng: random.Random, language: str, split: str) -> Prompt:
     """Which of four words is the translation, by what the model finds likeliest."""
     right, *wrong = rng.sample(words, 4)
-    prompt = instruct.as_prompt(instruct.ask_word(*right, rng, language, split == "phrasing"), split)
+    prompt = instruct.as_prompt(
+        instruct.ask_word(*right, rng, language, "heldout" if split == "phrasing" else "usual"), split
+    )
     side = right.index(prompt.reference or "")
     choices = [right[side], *(word[side] for word in wrong)]
     rng.shuffle(choices)

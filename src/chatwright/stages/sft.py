@@ -20,7 +20,7 @@ from chatwright.training.loop import Training, fit
 
 @dataclass
 class SFT(Stage):
-    """Fine-tune a model on demonstrations; every assistant turn is learned, and the eye stays as it is.
+    """Fine-tune a model on demonstrations; every assistant turn is learned.
 
     Args:
         model: a checkpoint, an artifact, or the name of a pretrained model.
@@ -29,6 +29,8 @@ class SFT(Stage):
         micro_batch: conversations computed at once; 0 for the whole step.
         epochs: passes over the demonstrations.
         max_length: longer conversations, in tokens, are left out and counted.
+        eye_rate: part of the learning rate that the eye gets; 0 leaves it as it is, and lets it look at every picture
+            only once.
         limit: use only the first so many demonstrations; 0 for all.
         seed: of the order.
         training: settings of the loop.
@@ -40,6 +42,7 @@ class SFT(Stage):
     micro_batch: int = 0
     epochs: float = 2.0
     max_length: int = 512
+    eye_rate: float = 0.0
     limit: int = 0
     seed: int = 0
     training: Training = field(default_factory=lambda: Training(learning_rate=2e-3))
@@ -60,10 +63,13 @@ class SFT(Stage):
             raise ChatwrightError(f"{self.demonstrations}: no row within max_length={self.max_length}; raise it")
         lengths = lengths_of(kept)
         model = load_model(folder, attention=attention_for(lengths))
-        kept = freeze_eye(model, kept)
+        if self.eye_rate:
+            model.to(memory_format=torch.channels_last)  # faster for the convolutions of an eye; others do not notice
+        else:
+            kept = freeze_eye(model, kept)
         steps = max(1, round(self.epochs * len(kept) / self.batch_size))
         loader = Batches(kept, renderer.collate, self.batch_size, steps, self.seed, self.micro_batch, lengths)
-        objective = CausalLanguageModel(model, renderer)
+        objective = CausalLanguageModel(model, renderer, self.eye_rate)
         fit(objective, loader, self.training, out, "sft")
         restore_eye(model)
         objective.save(out / "model")

@@ -99,7 +99,7 @@ def fit(objective: Objective, loader: Loader, settings: Training, out: Path, tit
             rate = settings.learning_rate * schedule(step, len(loader), settings.warmup, settings.decay)
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
-                    group["lr"] = rate
+                    group["lr"] = rate * group["factor"]
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             step += 1

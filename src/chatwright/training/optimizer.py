@@ -1,20 +1,24 @@
 """Optimisers and the course of the learning rate."""
 
 import math
+from collections import defaultdict
 
 import torch
 from torch import nn
 
 from chatwright.errors import ChatwrightError
+from chatwright.objectives.base import Objective
 
 
 def make_optimizers(
-    module: nn.Module, name: str, learning_rate: float, weight_decay: float
+    objective: Objective, name: str, learning_rate: float, weight_decay: float
 ) -> list[torch.optim.Optimizer]:
     """AdamW for everything, or Muon for the hidden matrices and AdamW for the rest.
 
+    Groups of parameters carry a ``factor`` on the learning rate, which the objective decides.
+
     Args:
-        module: what is trained; parameters without ``requires_grad`` are left alone.
+        objective: what is trained; parameters without ``requires_grad`` are left alone.
         name: "adamw" (Loshchilov and Hutter, https://arxiv.org/abs/1711.05101) or "muon"
             (Jordan et al., https://kellerjordan.github.io/posts/muon; scaled so that AdamW's learning rates carry over,
             Liu et al., https://arxiv.org/abs/2502.16982).
@@ -23,26 +27,27 @@ def make_optimizers(
     """
     if name not in ("adamw", "muon"):
         raise ChatwrightError(f"optimizer {name!r} is not known; use adamw or muon")
-    embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
-    hidden, matrices, others = [], [], []
-    for path, parameter in module.named_parameters():
+    embeddings = {id(m.weight) for m in objective.modules() if isinstance(m, nn.Embedding)}
+    hidden: defaultdict[float, list[nn.Parameter]] = defaultdict(list)
+    others: defaultdict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    for path, parameter in objective.named_parameters():
         if not parameter.requires_grad:
             continue
-        inner = parameter.ndim == 2 and min(parameter.shape) > 1 and id(parameter) not in embeddings
-        if name == "muon" and inner and not path.endswith("lm_head.weight"):
-            hidden.append(parameter)
-        elif parameter.ndim >= 2 and id(parameter) not in embeddings:
-            matrices.append(parameter)
+        factor = objective.factor(path)
+        matrix = parameter.ndim >= 2 and id(parameter) not in embeddings
+        inner = matrix and parameter.ndim == 2 and min(parameter.shape) > 1 and not path.endswith("lm_head.weight")
+        if name == "muon" and inner:
+            hidden[factor].append(parameter)
         else:
-            others.append(parameter)
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    groups = [group for group in groups if group["params"]]
+            others[factor, weight_decay if matrix else 0.0].append(parameter)
     optimizers: list[torch.optim.Optimizer] = []
-    if groups:
+    if others:
+        groups = [{"params": some, "factor": factor, "weight_decay": decay} for (factor, decay), some in others.items()]
         optimizers.append(torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=True))
     if hidden:
+        groups = [{"params": some, "factor": factor} for factor, some in hidden.items()]
         optimizers.append(
-            torch.optim.Muon(hidden, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+            torch.optim.Muon(groups, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
         )
     return optimizers
 

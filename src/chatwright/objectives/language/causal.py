@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from chatwright.data.render import Renderer
+from chatwright.models.eyes import TOWERS
 from chatwright.models.load import answer_logits
 from chatwright.objectives.base import Loss, Objective
 
@@ -23,11 +25,23 @@ class CausalLanguageModel(Objective):
     Args:
         model: any causal or multimodal language model; parameters without ``requires_grad`` stay as they are.
         renderer: saved beside the model.
+        eye_rate: part of the learning rate that the model's eye gets, where it is trained along.
     """
 
-    def __init__(self, model: PreTrainedModel, renderer: Renderer) -> None:
+    def __init__(self, model: PreTrainedModel, renderer: Renderer, eye_rate: float = 1.0) -> None:
         super().__init__()
-        self.model, self.renderer = model, renderer
+        self.model, self.renderer, self.eye_rate = model, renderer, eye_rate
+
+    def train(self, mode: bool = True) -> "CausalLanguageModel":
+        """As for any objective, but batch statistics stay: those of the few pictures of a micro-batch say little."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
+    def factor(self, name: str) -> float:
+        return self.eye_rate if any(f".{tower}." in name for tower in TOWERS) else 1.0
 
     def loss(self, batch: dict[str, Any]) -> Loss:
         """``batch`` as `Renderer.collate` gives it; logits are computed only where ``loss_mask`` is True."""

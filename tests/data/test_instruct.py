@@ -83,19 +83,18 @@ def test_translations_are_tested_by_choice():
     assert len({any("一" <= letter <= "鿿" for letter in choice) for choice in prompt.choices}) == 1
 
 
-def test_what_is_thought_before_an_answer_is_true():
-    things = (scenes.Thing("dog", 60, 62, 14), scenes.Thing("dog", 10, 8, 14), scenes.Thing("cat", 40, 10, 14))
+def test_what_is_thought_before_an_answer_is_true_and_said_once():
+    things = (scenes.Thing("dog", 50, 50, 14), scenes.Thing("dog", 10, 10, 14), scenes.Thing("cat", 40, 10, 14))
     scene = scenes.Scene(things, scenes.Ground("plain", (255, 255, 255), (0, 0, 0), 0))
     rng, pool = random.Random(5), scenes.trained()
-    asked = {instruct.ask("relation", scene, rng, "en", pool), instruct.ask("relation", scene, rng, "zh", pool)}
-    assert asked == {None}  # there are two dogs: which one is meant?
-    counted: set[str] = set()
-    while len(counted) < 2:
-        counted |= {q.answer("bare") for q in [instruct.ask("counting", scene, rng, "en", pool)] if q}
-    assert counted == {"a1, d4: two", "c1: one"}
-    pair = scenes.Scene(things[1:], scene.ground)
-    placed = {instruct.ask("relation", pair, rng, "zh", pool).answer("sentence") for _ in range(20)}  # type: ignore[union-attr]
-    assert placed == {"狗a1、猫c1：狗在猫的左边。", "猫c1、狗a1：猫在狗的右边。"}
+    assert instruct.ask("relation", scene, rng, "en", pool) is None  # there are two dogs: which one is meant?
+    assert instruct.overview(scene, "zh") == "狗a1、猫c1、狗d4"
+    for index in range(60):
+        language = LANGUAGES[index % 2]
+        thought = instruct.overview(scene, language) + (": " if language == "en" else "：")
+        ask = instruct.quick_conversation if index % 4 > 1 else instruct.conversation
+        answers = [m.text for m in ask(scene, rng, language, pool).messages if m.role == "assistant"]  # type: ignore[union-attr]
+        assert [answer.startswith(thought) for answer in answers] == [True] + [False] * (len(answers) - 1)
 
 
 def test_a_quick_round_first_asks_what_is_there_and_is_balanced():

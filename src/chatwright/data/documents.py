@@ -16,6 +16,7 @@ from chatwright.data.instruct import (
     SIDES,
     kind_fact,
     listing,
+    overview,
     quick_round,
 )
 from chatwright.data.records import Document, Part
@@ -51,6 +52,7 @@ def useful_words() -> list[cedict.Entry]:
 
 
 COMMON = 700  # words that a child knows
+QUIZ = 6  # questions at most about a scene in words
 REPEATS = (
     4  # of what is said about the commonest words and the concepts: a small model learns a word by hearing it often
 )
@@ -110,10 +112,10 @@ def scene_documents(number: int, rng: random.Random, pool: Sequence[Concept]) ->
             text = _question(rng, language, pool)
         else:
             scene = compose(rng, pool, rng.choices(("several", "pair", "mixed", "different"), (25, 20, 30, 25))[0])
-            quiz = [
-                f"{question.text} {question.answer('bare')}" for question in quick_round(scene, rng, language, pool)
-            ]
-            lines = [sketch(scene, rng.choice(LANGUAGES)), *quiz]
+            questions = quick_round(scene, rng, language, pool)
+            asked = rng.sample(questions, min(QUIZ, len(questions)))
+            quiz = [f"{question.text} {question.answer('bare')}" for question in asked]
+            lines = [overview(scene, language), overview(scene, language, rng), *quiz]
             text = "\n".join([*lines, caption(scene, rng, language)] if rng.random() < 0.3 else lines)
         found.append(_document(text, "scenes"))
     return found

@@ -9,11 +9,11 @@ Held out: the last phrasing of every task, the task "comparison" as a whole, and
 """
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from chatwright.data.records import Demonstration, Message, Prompt
-from chatwright.data.scenes import CATEGORIES, Concept, Scene, Thing, concepts, relation, square_name
+from chatwright.data.scenes import CATEGORIES, Concept, Scene, concepts, relation, square_name
 
 LANGUAGES = ("en", "zh")
 REGISTERS = ("bare", "sentence", "detailed")
@@ -140,30 +140,24 @@ class Question:
     tells: tuple[str, ...] = ()
     thought: str = ""
 
-    def answer(self, register: str) -> str:
-        """The right answer in one of REGISTERS."""
+    def answer(self, register: str, think: bool = True) -> str:
+        """The right answer in one of REGISTERS, after the thought if there is one and it is not to be left out."""
         said = self.bare if register == "bare" else self.sentence
         if register == "detailed" and self.fact:
             said += (" " if self.language == "en" else "") + self.fact
-        return with_thought(self.thought, said, self.language)
+        if think and self.thought:
+            said = self.thought + (": " if self.language == "en" else "：") + said
+        return said
 
 
-def with_thought(thought: str, answer: str, language: str) -> str:
-    """ "b3, c1: two"."""
-    return thought + (": " if language == "en" else "：") * bool(thought) + answer
-
-
-def squares(scene: Scene, name: str, language: str) -> str:
-    """Where all things of a name are, in reading order: "b1, c3"."""
-    found = sorted(thing.square for thing in scene.things if thing.name == name)
-    return (", " if language == "en" else "、").join(square_name(square) for square in found)
-
-
-def places(a: Thing, b: Thing, language: str) -> str:
-    """Where each of two things is: "dog b1, cat c3"."""
-    if language == "en":
-        return f"{a.name} {square_name(a.square)}, {b.name} {square_name(b.square)}"
-    return f"{a.concept.chinese}{square_name(a.square)}、{b.concept.chinese}{square_name(b.square)}"
+def overview(scene: Scene, language: str, shuffled: random.Random | None = None) -> str:
+    """What is where, in reading order unless ``shuffled``: "dog b1, cat c3"."""
+    found = sorted(scene.things, key=lambda thing: thing.square)
+    if shuffled:
+        shuffled.shuffle(found)
+    return (", " if language == "en" else "、").join(
+        f"{thing.concept.name(language)}{' ' if language == 'en' else ''}{square_name(thing.square)}" for thing in found
+    )
 
 
 # --- questions about a picture ---------------------------------------------------------------------------------------
@@ -290,7 +284,7 @@ def _counting(scene: Scene, phrase: _Phrase, pool: Sequence[Concept], avoid: fro
     text = phrase("counting", plural=concept.plural, name=concept.name(language), measure=concept.measure)
     return Question(
         "counting", language, text, bare, sentence, kind_fact(concept, language),
-        word, choices, asked=(name,), tells=(name, f"number of {name}"), thought=squares(scene, name, language),
+        word, choices, asked=(name,), tells=(name, f"number of {name}"), thought=overview(scene, language),
     )  # fmt: skip
 
 
@@ -314,7 +308,7 @@ def _relation(scene: Scene, phrase: _Phrase, pool: Sequence[Concept], avoid: fro
     return Question(
         "relation", language, phrase("relation", a=name_a, b=name_b), word, sentence, kind_fact(a.concept, language),
         word, sides, asked=(a.name, b.name), tells=(a.name, b.name, f"{a.name} from {b.name}"),
-        thought=places(a, b, language),
+        thought=overview(scene, language),
     )  # fmt: skip
 
 
@@ -342,7 +336,7 @@ def _yes_no(scene: Scene, phrase: _Phrase, pool: Sequence[Concept], avoid: froze
     text = phrase("yes_no", a=concept.name(language), an_a=concept.article)
     return Question(
         "yes_no", language, text, word, sentence, kind_fact(concept, language),
-        word, (yes, no), asked=(concept.english,), tells=(concept.english,),
+        word, (yes, no), asked=(concept.english,), tells=(concept.english,), thought=overview(scene, language),
     )  # fmt: skip
 
 
@@ -456,21 +450,21 @@ def conversation(scene: Scene, rng: random.Random, language: str, pool: Sequence
     strict = rng.random() < 0.5
     told: frozenset[str] = frozenset()
     turns: list[tuple[Question, str]] = []
-    for task in [*rng.sample(tasks, len(tasks)), "caption"]:
+    # What needs no thought comes first, for thoughts tell what is where.
+    for task in [*sorted(rng.sample(tasks, len(tasks)), key=lambda task: task in QUICK), "caption"]:
         avoid = told if strict or task != "yes_no" else frozenset()
         question = ask(task, scene, rng, language, pool, avoid=avoid)
         if question is None:
             continue
-        answer = question.answer(rng.choices(REGISTERS, REGISTER_WEIGHTS)[0])
-        turns.append((question, answer))
+        register = rng.choices(REGISTERS, REGISTER_WEIGHTS)[0]
+        answer = question.answer(register, think=False)
+        turns.append((question, register))
         # A detailed answer may name what the question left open.
         told |= {*question.tells, *(name for name in scene.counts if concepts()[name].name(language) in answer)}
     return _demonstration(turns, language, scene)
 
 
-def quick_round(
-    scene: Scene, rng: random.Random, language: str, pool: Sequence[Concept], tasks: Collection[str] = QUICK
-) -> list[Question]:
+def quick_round(scene: Scene, rng: random.Random, language: str, pool: Sequence[Concept]) -> list[Question]:
     """Short questions about what is hardest to learn, as many as the picture allows, none answered by another.
 
     First whether there is this or that, as often there as not; then how many there are, and where one is from another.
@@ -480,7 +474,7 @@ def quick_round(
     told: frozenset[str] = frozenset()
     found = []
     for task in [*["yes_no"] * 2 * len(scene.counts), *rng.sample(others, len(others))]:
-        question = ask(task, scene, rng, language, pool, "quick", told) if task in tasks else None
+        question = ask(task, scene, rng, language, pool, "quick", told)
         if question is not None:
             found.append(question)
             told |= set(question.tells)
@@ -488,27 +482,29 @@ def quick_round(
 
 
 def quick_conversation(
-    scene: Scene, rng: random.Random, language: str, pool: Sequence[Concept], tasks: Collection[str] = QUICK
+    scene: Scene, rng: random.Random, language: str, pool: Sequence[Concept]
 ) -> Demonstration | None:
     """A demonstration of a quick round with bare answers, or None where there is nothing to ask."""
-    questions = quick_round(scene, rng, language, pool, tasks)
-    turns = [(question, question.answer("bare")) for question in questions]
+    turns = [(question, "bare") for question in quick_round(scene, rng, language, pool)]
     return _demonstration(turns, language, scene) if turns else None
 
 
 def _demonstration(turns: Sequence[tuple[Question, str]], language: str, scene: Scene | None) -> Demonstration:
+    """Questions with the registers of their answers as a conversation; what is thought is said once."""
     messages: list[Message] = []
-    for question, answer in turns:
+    thought = ""
+    for question, register in turns:
         images = (scene.image(),) if scene is not None and not messages else ()
+        answer = question.answer(register, think=not thought)
         messages += [Message.of("user", question.text, *images), Message.of("assistant", answer)]
+        thought = thought or question.thought
     tasks = [question.task for question, _ in turns]
     return Demonstration(tuple(messages), {"language": language, "tasks": tasks, "split": "train"})
 
 
 def as_demonstration(question: Question, rng: random.Random, scene: Scene | None = None) -> Demonstration:
     """A conversation of one question, answered in a register drawn at random."""
-    answer = question.answer(rng.choices(REGISTERS, REGISTER_WEIGHTS)[0])
-    return _demonstration([(question, answer)], question.language, scene)
+    return _demonstration([(question, rng.choices(REGISTERS, REGISTER_WEIGHTS)[0])], question.language, scene)
 
 
 def as_prompt(question: Question, split: str, scene: Scene | None = None) -> Prompt:

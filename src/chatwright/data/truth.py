@@ -47,7 +47,7 @@ def parse(text: str, choices: Sequence[str]) -> str | None:
     for numbers in NUMBERS.values():
         if all(choice.startswith(number) for choice, number in zip(choices, numbers, strict=False)):
             for digit, number in zip("12345", numbers, strict=True):
-                text = re.sub(rf"(?<![a-z]){digit}", number, text)  # but not the name of a square, "b3"
+                text = text.replace(digit, number)
             text = text.replace("二", "两")
     distinct = set(found(text, choices))
     return distinct.pop() if len(distinct) == 1 else None
@@ -60,7 +60,7 @@ def correct(prompt: Prompt, text: str) -> bool:
     About a picture, a text that denies ("It is not a dog.") or stutters ("a a a dog") answers nothing, but for yes or
     no, where to deny may be right.
     """
-    task = prompt.meta["task"]
+    task, text = prompt.meta["task"], conclusion(text)
     if task != "translation" and (_STUTTER.search(text) or (task != "yes_no" and _DENIAL.search(text))):
         return False
     if prompt.choices:
@@ -70,6 +70,12 @@ def correct(prompt: Prompt, text: str) -> bool:
     return (prompt.reference or "").lower() in text.lower()
 
 
+def conclusion(text: str) -> str:
+    """An answer without the thought before it: "dog b1, cat c3: yes" says yes."""
+    return _THOUGHT.sub("", text, count=1)
+
+
+_THOUGHT = re.compile(r"^[^.!?。！？]*?[a-d][1-4](: |：)")
 _DENIAL = re.compile(r"\b(no|not)\b|n't\b|不|没", re.IGNORECASE)
 _STUTTER = re.compile(r"\b([a-z]+)( \1){2}\b|([\u4e00-\u9fff]{1,4})\3\3", re.IGNORECASE)
 
@@ -94,7 +100,7 @@ def helpfulness(prompt: Prompt, text: str) -> float:
     most of it.
     """
     language = prompt.meta["language"]
-    text = text.strip()
+    text = conclusion(text.strip())
     if not text:
         return 0.0
     chinese = len(re.findall("[\u4e00-\u9fff]", text))

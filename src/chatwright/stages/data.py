@@ -22,13 +22,11 @@ class Data(Stage):
     """Fetch the public sources and write the records that the other stages read.
 
     Writes ``drawings`` (pictures for the eye), ``documents`` and ``documents_heldout`` (text), ``captions`` (picture
-    and text), ``rounds`` (a first lesson: is there this, is there that?), ``demonstrations``, ``prompts`` (to practise
-    on) and ``heldout`` (to be tested on), as Parquet, and a
+    and text), ``demonstrations``, ``prompts`` (to practise on) and ``heldout`` (to be tested on), as Parquet, and a
     picture of every task in ``examples``.
 
     Args:
         pictures: conversations about a picture, every other a quick round of questions.
-        rounds: conversations of yes and no about what is in a picture.
         captions: pictures with a caption.
         descriptions: descriptions of scenes without a picture, for pretraining.
         words: dictionary entries for pretraining.
@@ -39,7 +37,6 @@ class Data(Stage):
     """
 
     pictures: int = 12000
-    rounds: int = 8000
     captions: int = 12000
     descriptions: int = 20000
     words: int = 4000
@@ -60,7 +57,6 @@ class Data(Stage):
         save(texts, out / "documents.parquet")
         save(more_sentences + more_dialogues, out / "documents_heldout.parquet")
         save(documents.caption_documents(self.captions, self._rng("captions"), pool), out / "captions.parquet")
-        save(self._rounds(pool), out / "rounds.parquet")
         save(self._demonstrations(pool), out / "demonstrations.parquet")
         save(self._prompts(pool), out / "prompts.parquet")
         heldout = list(self._heldout(pool))
@@ -70,15 +66,6 @@ class Data(Stage):
     def _rng(self, purpose: str) -> random.Random:
         """Each file has its own random numbers, so that changing the size of one leaves the others as they are."""
         return random.Random(f"{self.seed} {purpose}")
-
-    def _rounds(self, pool: Sequence[scenes.Concept]) -> Iterator[Demonstration]:
-        """What is asked is compared with what is there: until that is learned, nothing else about places is."""
-        rng = self._rng("rounds")
-        for index in range(self.rounds):
-            scene = scenes.compose(rng, pool, rng.choices(QUICK_KINDS, (5, 15, 30, 50))[0])
-            found = instruct.quick_conversation(scene, rng, instruct.LANGUAGES[index % 2], pool, ("yes_no",))
-            assert found is not None  # a picture always has something that is there, and something that is not
-            yield found
 
     def _demonstrations(self, pool: Sequence[scenes.Concept]) -> list[Demonstration]:
         rng = self._rng("demonstrations")

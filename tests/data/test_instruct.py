@@ -65,11 +65,11 @@ def test_a_seed_gives_the_same_records():
     assert first == again and first != other
 
 
-def test_a_sketch_has_every_thing_where_the_eye_will_see_it():
+def test_everything_is_in_the_square_where_its_centre_is():
     things = (scenes.Thing("dog", 10, 8, 14), scenes.Thing("dog", 60, 62, 14), scenes.Thing("hot dog", 40, 20, 20))
     scene = scenes.Scene(things, scenes.Ground("plain", (255, 255, 255), (0, 0, 0), 0))
-    assert documents.sketch(scene, "en") == " dog . . . . . hot dog . . . . . . . . dog"
-    assert documents.sketch(scene, "zh") == "狗 . . . . .热狗 . . . . . . . .狗"
+    assert instruct.overview(scene, "en") == "dog a1, hot dog c2, dog d4"
+    assert instruct.overview(scene, "zh") == "狗a1、热狗c2、狗d4"
     concepts = documents.patch_concepts(scene)
     assert {place: [c.english for c in cell] for place, cell in enumerate(concepts) if cell} == {
         0: ["dog"], 6: ["hot dog"], 15: ["dog"],

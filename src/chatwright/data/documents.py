@@ -53,9 +53,8 @@ def useful_words() -> list[cedict.Entry]:
 
 COMMON = 700  # words that a child knows
 QUIZ = 6  # questions at most about a scene in words
-REPEATS = (
-    4  # of what is said about the commonest words and the concepts: a small model learns a word by hearing it often
-)
+# Of what is said about the commonest words and the concepts: a small model learns a word by hearing it often.
+REPEATS = 4
 
 
 def word_documents(limit: int, rng: random.Random) -> list[Document]:
@@ -100,10 +99,10 @@ def concept_documents() -> list[Document]:
 
 
 def scene_documents(number: int, rng: random.Random, pool: Sequence[Concept]) -> list[Document]:
-    """Scenes in words alone: a sketch of where things are, then a quiz on it and a caption; questions without answers.
+    """Scenes in words alone: what is where, twice, then a quiz on it and a caption; and questions without answers.
 
-    The sketch has a word or a dot for each of the patches that a picture's eye will give, in the same order. So the
-    decoder learns to find, count and place what it reads before it has seen a picture.
+    What is said again and again teaches the decoder to look up what it has read (induction heads, Olsson et al.,
+    https://arxiv.org/abs/2209.11895), which is how it will answer about pictures: it first says what is where.
     """
     found = []
     for index in range(number):
@@ -119,15 +118,6 @@ def scene_documents(number: int, rng: random.Random, pool: Sequence[Concept]) ->
             text = "\n".join([*lines, caption(scene, rng, language)] if rng.random() < 0.3 else lines)
         found.append(_document(text, "scenes"))
     return found
-
-
-def sketch(scene: Scene, language: str) -> str:
-    """The scene as rows of words, each where a thing has its centre; dots where there is none.
-
-    Words are written as within a sentence, so that they are the tokens that patches are aligned with.
-    """
-    words = [[concept.name(language) for concept in cell] or ["."] for cell in patch_concepts(scene)]
-    return "".join(as_written(word) for cell in words for word in cell)
 
 
 def as_written(word: str) -> str:

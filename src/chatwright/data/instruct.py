@@ -381,8 +381,9 @@ def _caption(scene: Scene, phrase: _Phrase, pool: Sequence[Concept], avoid: froz
     fact = kind_fact(concepts()[next(iter(scene.counts))], language)
     numbers = tuple(f"number of {name}" for name in scene.counts)
     return Question(
-        "caption", language, phrase("caption"), listed, sentence, fact, listed, (), tells=(*scene.counts, *numbers)
-    )
+        "caption", language, phrase("caption"), listed, sentence, fact, listed, (), tells=(*scene.counts, *numbers),
+        thought=overview(scene, language),
+    )  # fmt: skip
 
 
 def _comparison(scene: Scene, phrase: _Phrase, pool: Sequence[Concept], avoid: frozenset[str]) -> Question | None:

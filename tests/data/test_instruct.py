@@ -26,10 +26,7 @@ def test_conversations_leak_neither_answers_nor_what_is_held_out():
     all_names = {name: [c.name(name) for c in scenes.concepts().values()] for name in LANGUAGES}
     for index in range(400):
         language = LANGUAGES[index % 2]
-        ask = instruct.quick_conversation if index % 4 > 1 else instruct.conversation
-        talk = ask(scenes.compose(rng, pool), rng, language, pool)
-        if talk is None:
-            continue
+        talk = instruct.conversation(scenes.compose(rng, pool), rng, language, pool, quick=index % 4 > 1)
         assert HELDOUT_TASK not in talk.meta["tasks"]
         said: list[str] = []
         for question, answer, task in zip(talk.messages[::2], talk.messages[1::2], talk.meta["tasks"], strict=True):
@@ -65,11 +62,11 @@ def test_a_seed_gives_the_same_records():
     assert first == again and first != other
 
 
-def test_everything_is_in_the_square_where_its_centre_is():
+def test_a_sketch_has_every_thing_where_the_eye_will_see_it():
     things = (scenes.Thing("dog", 10, 8, 14), scenes.Thing("dog", 60, 62, 14), scenes.Thing("hot dog", 40, 20, 20))
     scene = scenes.Scene(things, scenes.Ground("plain", (255, 255, 255), (0, 0, 0), 0))
-    assert instruct.overview(scene, "en") == "dog a1, hot dog c2, dog d4"
-    assert instruct.overview(scene, "zh") == "狗a1、热狗c2、狗d4"
+    assert documents.sketch(scene, "en") == " dog . . . . . hot dog . . . . . . . . dog"
+    assert documents.sketch(scene, "zh") == "狗 . . . . .热狗 . . . . . . . .狗"
     concepts = documents.patch_concepts(scene)
     assert {place: [c.english for c in cell] for place, cell in enumerate(concepts) if cell} == {
         0: ["dog"], 6: ["hot dog"], 15: ["dog"],
@@ -81,29 +78,3 @@ def test_translations_are_tested_by_choice():
     prompt = data._translation_test(words, random.Random(0), "en", "word")
     assert prompt.score == "choice" and len(set(prompt.choices)) == 4 and prompt.reference in prompt.choices
     assert len({any("一" <= letter <= "鿿" for letter in choice) for choice in prompt.choices}) == 1
-
-
-def test_what_is_thought_before_an_answer_is_true_and_said_once():
-    things = (scenes.Thing("dog", 50, 50, 14), scenes.Thing("dog", 10, 10, 14), scenes.Thing("cat", 40, 10, 14))
-    scene = scenes.Scene(things, scenes.Ground("plain", (255, 255, 255), (0, 0, 0), 0))
-    rng, pool = random.Random(5), scenes.trained()
-    assert instruct.ask("relation", scene, rng, "en", pool) is None  # there are two dogs: which one is meant?
-    assert instruct.overview(scene, "zh") == "狗a1、猫c1、狗d4"
-    for index in range(60):
-        language = LANGUAGES[index % 2]
-        thought = instruct.overview(scene, language) + (": " if language == "en" else "：")
-        ask = instruct.quick_conversation if index % 4 > 1 else instruct.conversation
-        answers = [m.text for m in ask(scene, rng, language, pool).messages if m.role == "assistant"]  # type: ignore[union-attr]
-        assert [answer.startswith(thought) for answer in answers] == [True] + [False] * (len(answers) - 1)
-
-
-def test_a_quick_round_first_asks_what_is_there_and_is_balanced():
-    rng, pool = random.Random(6), scenes.trained()
-    said = []
-    for _ in range(200):
-        questions = instruct.quick_round(scenes.compose(rng, pool, "different"), rng, "en", pool)
-        tasks = [question.task for question in questions]
-        assert tasks == sorted(tasks, key=lambda task: task != "yes_no")
-        assert len({question.text for question in questions}) == len(questions)
-        said += [question.bare for question in questions if question.task == "yes_no"]
-    assert 0.4 < said.count("yes") / len(said) < 0.55

@@ -93,25 +93,10 @@ def test_denial_and_stutter_are_no_answers():
         ("category", "en", "It isn't an animal.", "animal animal animal"),
         ("counting", "zh", "没有一只狗。", "一只一只一只狗"),
     ):
-        # Seldom is it asked how many there are of what stands alone.
-        question = next(q for q in (instruct.ask(task, scene, rng, language, pool) for _ in range(1000)) if q)
-        prompt = instruct.as_prompt(question, "train", scene)
-        assert truth.correct(prompt, question.sentence)
+        question = instruct.ask(task, scene, rng, language, pool)
+        prompt = instruct.as_prompt(question, "train", scene)  # type: ignore[arg-type]
+        assert truth.correct(prompt, question.sentence)  # type: ignore[union-attr]
         assert not truth.correct(prompt, denied) and not truth.correct(prompt, stutter)
     asked = instruct.ask("yes_no", scene, random.Random(3), "en", pool)
     prompt = instruct.as_prompt(asked, "train", scene)  # type: ignore[arg-type]
     assert truth.correct(prompt, asked.sentence)  # type: ignore[union-attr]
-
-
-def test_a_thought_is_no_part_of_the_answer():
-    assert (
-        truth.conclusion("dog b1, cat c3: There is one dog. A dog: what else?") == "There is one dog. A dog: what else?"
-    )
-    assert truth.conclusion("狗b1、猫c3：没有") == "没有"
-    assert truth.conclusion("It is a dog.") == "It is a dog."
-    for question, scene in questions(200, seed=7):
-        prompt = instruct.as_prompt(question, "train", scene)
-        for register in REGISTERS:
-            answers = [question.answer(register, think) for think in (True, False)]
-            assert all(truth.correct(prompt, answer) for answer in answers), question
-            assert len({truth.helpfulness(prompt, answer) for answer in answers}) == 1, question

@@ -93,10 +93,9 @@ def test_regions_teach_which_patch_shows_a_word(assistant, renderer):
     for row, word in enumerate((10, 20, 30, 40)):
         places[row, row % count] = F.one_hot(torch.tensor(word), vocabulary).bool()
     batch = {"pixel_values": pixels, "captions": places.any(1), "places": places, "nothing": nothing}
-    batch["squares"] = torch.tensor([[50 + place % 2, 60 + place // 2] for place in range(count)])
     first = objective.loss(batch)
     optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-3)
-    for _ in range(60):
+    for _ in range(30):
         loss = objective.loss(batch)
         optimizer.zero_grad()
         loss.total.backward()
@@ -104,5 +103,3 @@ def test_regions_teach_which_patch_shows_a_word(assistant, renderer):
     assert loss.total < 0.7 * first.total
     right, regions = loss.metrics["regions"]
     assert regions == 4 and right == 4
-    right, squares = loss.metrics["squares"]
-    assert squares == 2 * 4 * count and right == squares

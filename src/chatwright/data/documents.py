@@ -9,18 +9,9 @@ import random
 from collections.abc import Sequence
 from functools import cache
 
-from chatwright.data.instruct import (
-    HELDOUT_TASK,
-    LANGUAGES,
-    PHRASINGS,
-    SIDES,
-    kind_fact,
-    listing,
-    overview,
-    quick_round,
-)
+from chatwright.data.instruct import HELDOUT_TASK, LANGUAGES, NUMBERS, PHRASINGS, SIDES, kind_fact, listing
 from chatwright.data.records import Document, Part
-from chatwright.data.scenes import GRID, Concept, Scene, compose, concepts, relation
+from chatwright.data.scenes import SIDE, Concept, Scene, compose, concepts, relation
 from chatwright.data.sources import cedict, chatterbot, hsk
 
 _WORD_FORMS = (
@@ -52,9 +43,23 @@ def useful_words() -> list[cedict.Entry]:
 
 
 COMMON = 700  # words that a child knows
-QUIZ = 6  # questions at most about a scene in words
-# Of what is said about the commonest words and the concepts: a small model learns a word by hearing it often.
-REPEATS = 4
+REPEATS = (
+    4  # of what is said about the commonest words and the concepts: a small model learns a word by hearing it often
+)
+# Short questions with their answers, as a quiz sheet has them; no demonstration asks in these words.
+_QUIZ = {
+    "en": {
+        "counting": ("{plural}: {answer}", "How many {plural}? {answer}"),
+        "yes_no": ("{an_a}? {answer}", "any {plural}? {answer}"),
+        "relation": ("{a} from {b}: {answer}", "Where is the {a} from the {b}? {answer}"),
+    },
+    "zh": {
+        "counting": ("{a}：{answer}", "几{measure}{a}？{answer}"),
+        "yes_no": ("{a}？{answer}", "有{a}吗？{answer}"),
+        "relation": ("{a}在{b}的{answer}", "{a}在{b}哪边？{answer}"),
+    },
+}
+PATCHES = 4  # in a row and in a column of a picture, as the eye divides it
 
 
 def word_documents(limit: int, rng: random.Random) -> list[Document]:
@@ -99,10 +104,10 @@ def concept_documents() -> list[Document]:
 
 
 def scene_documents(number: int, rng: random.Random, pool: Sequence[Concept]) -> list[Document]:
-    """Scenes in words alone: what is where, twice, then a quiz on it and a caption; and questions without answers.
+    """Scenes in words alone: a sketch of where things are, then a quiz on it and a caption; questions without answers.
 
-    What is said again and again teaches the decoder to look up what it has read (induction heads, Olsson et al.,
-    https://arxiv.org/abs/2209.11895), which is how it will answer about pictures: it first says what is where.
+    The sketch has a word or a dot for each of the patches that a picture's eye will give, in the same order. So the
+    decoder learns to find, count and place what it reads before it has seen a picture.
     """
     found = []
     for index in range(number):
@@ -110,14 +115,54 @@ def scene_documents(number: int, rng: random.Random, pool: Sequence[Concept]) ->
         if rng.random() < 0.05:
             text = _question(rng, language, pool)
         else:
-            scene = compose(rng, pool, rng.choices(("several", "pair", "mixed", "different"), (25, 20, 30, 25))[0])
-            questions = quick_round(scene, rng, language, pool)
-            asked = rng.sample(questions, min(QUIZ, len(questions)))
-            quiz = [f"{question.text} {question.answer('bare')}" for question in asked]
-            lines = [overview(scene, language), overview(scene, language, rng), *quiz]
+            scene = compose(rng, pool, rng.choices(("single", "several", "pair", "mixed"), (10, 20, 30, 40))[0])
+            lines = [sketch(scene, rng.choice(LANGUAGES)), *_quiz(scene, rng, language, pool)]
             text = "\n".join([*lines, caption(scene, rng, language)] if rng.random() < 0.3 else lines)
         found.append(_document(text, "scenes"))
     return found
+
+
+def _quiz(scene: Scene, rng: random.Random, language: str, pool: Sequence[Concept]) -> list[str]:
+    """How many there are of each thing, whether there is this or that, and where one thing is from another."""
+    lines = []
+
+    def line(task: str, concept: Concept, answer: str, other: Concept | None = None) -> None:
+        lines.append(
+            rng.choice(_QUIZ[language][task]).format(
+                a=concept.name(language), an_a=concept.article, plural=concept.plural, measure=concept.measure,
+                b=other.name(language) if other else "", answer=answer,
+            )
+        )  # fmt: skip
+
+    yes, no = ("yes", "no") if language == "en" else ("有", "没有")
+    present = [concepts()[name] for name in scene.counts]
+    for concept in present:
+        number = NUMBERS[language][scene.counts[concept.english] - 1]
+        line("counting", concept, number if language == "en" else number + concept.measure)
+    for concept in rng.choices(present, k=2):
+        line("yes_no", concept, yes)
+    absent = [concept for concept in rng.sample(pool, 8) if concept not in present]
+    near = [concept for concept in absent if concept.category == present[0].category]
+    for concept in (near + absent)[:2]:
+        line("yes_no", concept, no)
+    once = [thing for thing in scene.things if scene.counts[thing.name] == 1]
+    for i, a in enumerate(once):
+        for b in once[:i]:
+            first, second = (a, b) if rng.random() < 0.5 else (b, a)
+            side = relation(first, second)
+            if side is not None:
+                line("relation", first.concept, SIDES[language][side], second.concept)
+    rng.shuffle(lines)
+    return lines
+
+
+def sketch(scene: Scene, language: str) -> str:
+    """The scene as rows of words, each where a thing has its centre; dots where there is none.
+
+    Words are written as within a sentence, so that they are the tokens that patches are aligned with.
+    """
+    words = [[concept.name(language) for concept in cell] or ["."] for cell in patch_concepts(scene)]
+    return "".join(as_written(word) for cell in words for word in cell)
 
 
 def as_written(word: str) -> str:
@@ -127,9 +172,10 @@ def as_written(word: str) -> str:
 
 def patch_concepts(scene: Scene) -> list[list[Concept]]:
     """What has its centre in each patch of the picture, row by row."""
-    cells: list[list[Concept]] = [[] for _ in range(GRID**2)]
+    cells: list[list[Concept]] = [[] for _ in range(PATCHES**2)]
     for thing in scene.things:
-        cells[thing.square].append(thing.concept)
+        row, column = (min(PATCHES - 1, place * PATCHES // SIDE) for place in (thing.y, thing.x))
+        cells[row * PATCHES + column].append(thing.concept)
     return cells
 
 

@@ -13,19 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from chatwright.data.records import Demonstration, Message, Prompt
-from chatwright.data.scenes import CATEGORIES, Concept, Scene, concepts, relation, square_name
+from chatwright.data.scenes import CATEGORIES, Concept, Scene, Thing, concepts, relation
 
 LANGUAGES = ("en", "zh")
 REGISTERS = ("bare", "sentence", "detailed")
 REGISTER_WEIGHTS = (0.4, 0.35, 0.25)
 HELDOUT_TASK = "comparison"
-# A quick round of short questions; no test asks in these words.
-QUICK = {
-    "counting": {"en": "How many {plural}?", "zh": "几{measure}{name}？"},
-    "relation": {"en": "{a} from {b}?", "zh": "{a}在{b}哪边？"},
-    "yes_no": {"en": "{an_a}?", "zh": "{a}？"},
-}
-ONE_ASKED = 0.1  # how often it is asked how many there are of what stands alone, where it could be asked
 PICTURE_TASKS = ("naming", "category", "counting", "relation", "yes_no", "caption", HELDOUT_TASK)
 
 NUMBERS = {"en": ("one", "two", "three", "four", "five"), "zh": ("一", "两", "三", "四", "五")}
@@ -123,8 +116,7 @@ PHRASINGS: dict[str, dict[str, tuple[str, ...]]] = {
 class Question:
     """A question in words, its right answers, and what a judge must know.
 
-    ``thought`` is what one has to find out first and comes before the answer; ``fact`` is a further true statement.
-    ``asked`` are the English names of the concepts that the question names;
+    ``fact`` is a further true statement. ``asked`` are the English names of the concepts that the question names;
     ``tells`` those that question and answer give away. ``choices`` is empty for open answers.
     """
 
@@ -138,26 +130,14 @@ class Question:
     choices: tuple[str, ...]
     asked: tuple[str, ...] = ()
     tells: tuple[str, ...] = ()
-    thought: str = ""
 
-    def answer(self, register: str, think: bool = True) -> str:
-        """The right answer in one of REGISTERS, after the thought if there is one and it is not to be left out."""
-        said = self.bare if register == "bare" else self.sentence
-        if register == "detailed" and self.fact:
-            said += (" " if self.language == "en" else "") + self.fact
-        if think and self.thought:
-            said = self.thought + (": " if self.language == "en" else "：") + said
-        return said
-
-
-def overview(scene: Scene, language: str, shuffled: random.Random | None = None) -> str:
-    """What is where, in reading order unless ``shuffled``: "dog b1, cat c3"."""
-    found = sorted(scene.things, key=lambda thing: thing.square)
-    if shuffled:
-        shuffled.shuffle(found)
-    return (", " if language == "en" else "、").join(
-        f"{thing.concept.name(language)}{' ' if language == 'en' else ''}{square_name(thing.square)}" for thing in found
-    )
+    def answer(self, register: str) -> str:
+        """The right answer in one of REGISTERS."""
+        if register == "bare":
+            return self.bare
+        if register == "sentence" or not self.fact:
+            return self.sentence
+        return self.sentence + (" " if self.language == "en" else "") + self.fact
 
 
 # --- questions about a picture ---------------------------------------------------------------------------------------
@@ -169,17 +149,16 @@ def ask(
     rng: random.Random,
     language: str,
     pool: Sequence[Concept],
-    style: str = "usual",
+    heldout_phrasing: bool = False,
     avoid: frozenset[str] = frozenset(),
 ) -> Question | None:
     """A question of a task about a scene, or None where the scene does not admit one.
 
     Args:
         pool: concepts that a question may name although they are not in the picture.
-        style: "usual", "heldout" (the phrasing that is held out) or "quick" (the short form in QUICK).
         avoid: names of concepts whose presence is known from earlier turns.
     """
-    return _ASKERS[task](scene, _Phrase(rng, language, style), pool, avoid)
+    return _ASKERS[task](scene, _Phrase(rng, language, heldout_phrasing), pool, avoid)
 
 
 @dataclass(frozen=True)
@@ -188,13 +167,11 @@ class _Phrase:
 
     rng: random.Random
     language: str
-    style: str
+    heldout: bool
 
     def __call__(self, task: str, **words: str) -> str:
-        if self.style == "quick":
-            return QUICK[task][self.language].format(**words)
         phrasings = PHRASINGS[task][self.language]
-        return (phrasings[-1] if self.style == "heldout" else self.rng.choice(phrasings[:-1])).format(**words)
+        return (phrasings[-1] if self.heldout else self.rng.choice(phrasings[:-1])).format(**words)
 
 
 def kind_name(concept: Concept, language: str) -> str:
@@ -218,8 +195,11 @@ def counted(concept: Concept, number: int, language: str) -> str:
 
 
 def listing(scene: Scene, language: str) -> str:
-    """What is in the picture, in the order in which one reads it: "two dogs and an apple", "两只狗和一个苹果"."""
-    return joined([counted(concepts()[name], number, language) for name, number in scene.counts.items()], language)
+    """What is in the picture, in the order of the table of concepts: "two dogs and an apple", "两只狗和一个苹果"."""
+    known = concepts()
+    return joined(
+        [counted(known[name], scene.counts[name], language) for name in known if name in scene.counts], language
+    )
 
 
 def joined(items: Sequence[str], language: str) -> str:
@@ -266,8 +246,6 @@ def _category(scene: Scene, phrase: _Phrase, pool: Sequence[Concept], avoid: fro
 def _counting(scene: Scene, phrase: _Phrase, pool: Sequence[Concept], avoid: frozenset[str]) -> Question | None:
     language = phrase.language
     open_names = [name for name in scene.counts if f"number of {name}" not in avoid]
-    # Most things stand alone; asked about as often as they are, they would teach to answer "one".
-    open_names = [name for name in open_names if scene.counts[name] > 1 or phrase.rng.random() < ONE_ASKED]
     if not open_names:
         return None
     name = phrase.rng.choice(open_names)
@@ -284,14 +262,13 @@ def _counting(scene: Scene, phrase: _Phrase, pool: Sequence[Concept], avoid: fro
     text = phrase("counting", plural=concept.plural, name=concept.name(language), measure=concept.measure)
     return Question(
         "counting", language, text, bare, sentence, kind_fact(concept, language),
-        word, choices, asked=(name,), tells=(name, f"number of {name}"), thought=overview(scene, language),
+        word, choices, asked=(name,), tells=(name, f"number of {name}"),
     )  # fmt: skip
 
 
 def _relation(scene: Scene, phrase: _Phrase, pool: Sequence[Concept], avoid: frozenset[str]) -> Question | None:
     single = [thing for thing in scene.things if scene.counts[thing.name] == 1]
-    pairs = [(a, b) for a in single for b in single if a is not b and relation(a, b)]
-    pairs = [(a, b) for a, b in pairs if f"{a.name} from {b.name}" not in avoid]
+    pairs = [(a, b) for a in single for b in single if a is not b and _pair_key(a, b) not in avoid and relation(a, b)]
     if not pairs:
         return None
     a, b = phrase.rng.choice(pairs)
@@ -307,9 +284,12 @@ def _relation(scene: Scene, phrase: _Phrase, pool: Sequence[Concept], avoid: fro
         sentence = f"{name_a}在{name_b}的{word}。"
     return Question(
         "relation", language, phrase("relation", a=name_a, b=name_b), word, sentence, kind_fact(a.concept, language),
-        word, sides, asked=(a.name, b.name), tells=(a.name, b.name, f"{a.name} from {b.name}"),
-        thought=overview(scene, language),
+        word, sides, asked=(a.name, b.name), tells=(a.name, b.name, _pair_key(a, b)),
     )  # fmt: skip
+
+
+def _pair_key(a: Thing, b: Thing) -> str:
+    return " and ".join(sorted((a.name, b.name)))
 
 
 def _yes_no(scene: Scene, phrase: _Phrase, pool: Sequence[Concept], avoid: frozenset[str]) -> Question | None:
@@ -336,7 +316,7 @@ def _yes_no(scene: Scene, phrase: _Phrase, pool: Sequence[Concept], avoid: froze
     text = phrase("yes_no", a=concept.name(language), an_a=concept.article)
     return Question(
         "yes_no", language, text, word, sentence, kind_fact(concept, language),
-        word, (yes, no), asked=(concept.english,), tells=(concept.english,), thought=overview(scene, language),
+        word, (yes, no), asked=(concept.english,), tells=(concept.english,),
     )  # fmt: skip
 
 
@@ -374,16 +354,16 @@ def _yes_no_kind(scene: Scene, phrase: _Phrase, pool: Sequence[Concept], avoid: 
 def _caption(scene: Scene, phrase: _Phrase, pool: Sequence[Concept], avoid: frozenset[str]) -> Question | None:
     language = phrase.language
     listed = listing(scene, language)
+    known = concepts()
     if language == "en":
         sentence = f"There {'is' if len(scene.things) == 1 else 'are'} {listed} in the picture."
     else:
         sentence = f"图里有{listed}。"
-    fact = kind_fact(concepts()[next(iter(scene.counts))], language)
+    fact = kind_fact(known[next(name for name in known if name in scene.counts)], language)
     numbers = tuple(f"number of {name}" for name in scene.counts)
     return Question(
-        "caption", language, phrase("caption"), listed, sentence, fact, listed, (), tells=(*scene.counts, *numbers),
-        thought=overview(scene, language),
-    )  # fmt: skip
+        "caption", language, phrase("caption"), listed, sentence, fact, listed, (), tells=(*scene.counts, *numbers)
+    )
 
 
 def _comparison(scene: Scene, phrase: _Phrase, pool: Sequence[Concept], avoid: frozenset[str]) -> Question | None:
@@ -416,9 +396,9 @@ _ASKERS = {
 # --- questions about words -------------------------------------------------------------------------------------------
 
 
-def ask_word(english: str, chinese: str, rng: random.Random, language: str, style: str = "usual") -> Question:
-    """How a word is said in the other language; either direction. ``style`` as for `ask`."""
-    phrase = _Phrase(rng, language, style)
+def ask_word(english: str, chinese: str, rng: random.Random, language: str, heldout_phrasing: bool = False) -> Question:
+    """How a word is said in the other language; either direction."""
+    phrase = _Phrase(rng, language, heldout_phrasing)
     to_chinese = rng.random() < 0.5
     word, other = (english, chinese) if to_chinese else (chinese, english)
     text = phrase("to_chinese" if to_chinese else "to_english", a=word)
@@ -437,75 +417,49 @@ _TASKS_OF = {
     "several": ("counting", "yes_no", "yes_no", "yes_no"),
     "mixed": ("counting", "counting", "relation", "relation", "relation", "yes_no", "yes_no", "yes_no"),
 }
-_RELATIONS_ASKED = 4  # at most, in a quick round
+# A quick round asks what is hardest to learn, as often as the picture allows.
+_QUICK_TASKS_OF = {
+    "single": ("counting", *["yes_no"] * 4),
+    "several": ("counting", *["yes_no"] * 4),
+    "mixed": (*["counting"] * 3, *["relation"] * 3, *["yes_no"] * 3),
+}
 
 
-def conversation(scene: Scene, rng: random.Random, language: str, pool: Sequence[Concept]) -> Demonstration:
-    """A demonstration with one picture and several questions.
+def conversation(
+    scene: Scene, rng: random.Random, language: str, pool: Sequence[Concept], quick: bool = False
+) -> Demonstration:
+    """A demonstration with one picture and several questions; ``quick``: a round of questions with bare answers.
 
     In half of them no turn gives away the answer of a later one, which is to be seen in the picture; in the others,
     people ask about what was said before, which is the easier lesson in comparing what is asked with what is there.
     """
     kind = "single" if len(scene.things) == 1 else "several" if len(scene.counts) == 1 else "mixed"
-    tasks = _TASKS_OF[kind]
+    tasks = _QUICK_TASKS_OF[kind] if quick else _TASKS_OF[kind]
+    order = rng.sample(tasks, len(tasks)) + ([] if quick else ["caption"])
     strict = rng.random() < 0.5
     told: frozenset[str] = frozenset()
-    turns: list[tuple[Question, str]] = []
-    # What needs no thought comes first, for thoughts tell what is where.
-    for task in [*sorted(rng.sample(tasks, len(tasks)), key=lambda task: task in QUICK), "caption"]:
+    messages: list[Message] = []
+    asked: list[str] = []
+    for task in order:
         avoid = told if strict or task != "yes_no" else frozenset()
         question = ask(task, scene, rng, language, pool, avoid=avoid)
         if question is None:
             continue
-        register = rng.choices(REGISTERS, REGISTER_WEIGHTS)[0]
-        answer = question.answer(register, think=False)
-        turns.append((question, register))
+        answer = question.bare if quick else question.answer(rng.choices(REGISTERS, REGISTER_WEIGHTS)[0])
+        images = () if messages else (scene.image(),)
+        messages += [Message.of("user", question.text, *images), Message.of("assistant", answer)]
+        asked.append(question.task)
         # A detailed answer may name what the question left open.
         told |= {*question.tells, *(name for name in scene.counts if concepts()[name].name(language) in answer)}
-    return _demonstration(turns, language, scene)
-
-
-def quick_round(scene: Scene, rng: random.Random, language: str, pool: Sequence[Concept]) -> list[Question]:
-    """Short questions about what is hardest to learn, as many as the picture allows, none answered by another.
-
-    First whether there is this or that, as often there as not; then how many there are, and where one is from another.
-    """
-    several = sum(number > 1 for number in scene.counts.values())
-    others = [*["counting"] * max(1, several), *["relation"] * _RELATIONS_ASKED]
-    told: frozenset[str] = frozenset()
-    found = []
-    for task in [*["yes_no"] * 2 * len(scene.counts), *rng.sample(others, len(others))]:
-        question = ask(task, scene, rng, language, pool, "quick", told)
-        if question is not None:
-            found.append(question)
-            told |= set(question.tells)
-    return found
-
-
-def quick_conversation(
-    scene: Scene, rng: random.Random, language: str, pool: Sequence[Concept]
-) -> Demonstration | None:
-    """A demonstration of a quick round with bare answers, or None where there is nothing to ask."""
-    turns = [(question, "bare") for question in quick_round(scene, rng, language, pool)]
-    return _demonstration(turns, language, scene) if turns else None
-
-
-def _demonstration(turns: Sequence[tuple[Question, str]], language: str, scene: Scene | None) -> Demonstration:
-    """Questions with the registers of their answers as a conversation; what is thought is said once."""
-    messages: list[Message] = []
-    thought = ""
-    for question, register in turns:
-        images = (scene.image(),) if scene is not None and not messages else ()
-        answer = question.answer(register, think=not thought)
-        messages += [Message.of("user", question.text, *images), Message.of("assistant", answer)]
-        thought = thought or question.thought
-    tasks = [question.task for question, _ in turns]
-    return Demonstration(tuple(messages), {"language": language, "tasks": tasks, "split": "train"})
+    return Demonstration(tuple(messages), {"language": language, "tasks": asked, "split": "train"})
 
 
 def as_demonstration(question: Question, rng: random.Random, scene: Scene | None = None) -> Demonstration:
     """A conversation of one question, answered in a register drawn at random."""
-    return _demonstration([(question, rng.choices(REGISTERS, REGISTER_WEIGHTS)[0])], question.language, scene)
+    answer = question.answer(rng.choices(REGISTERS, REGISTER_WEIGHTS)[0])
+    images = () if scene is None else (scene.image(),)
+    messages = (Message.of("user", question.text, *images), Message.of("assistant", answer))
+    return Demonstration(messages, {"language": question.language, "tasks": [question.task], "split": "train"})
 
 
 def as_prompt(question: Question, split: str, scene: Scene | None = None) -> Prompt:

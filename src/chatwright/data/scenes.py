@@ -22,7 +22,6 @@ import PIL.Image
 from chatwright.data.sources import names, openmoji
 
 SIDE = 64  # pixels, width and height of every picture
-GRID = 4  # squares in a row and in a column of a picture
 SMALLEST, LARGEST = 14, 56  # pixels, longer side of a drawing
 GROUNDS = ("plain", "gradient", "two-tone", "noise")
 
@@ -203,17 +202,6 @@ class Thing:
     def concept(self) -> Concept:
         return concepts()[self.name]
 
-    @property
-    def square(self) -> int:
-        """Which of the GRID x GRID squares of the picture has the centre, counted row by row."""
-        row, column = (min(GRID - 1, place * GRID // SIDE) for place in (self.y, self.x))
-        return row * GRID + column
-
-
-def square_name(square: int) -> str:
-    """As on a chess board, but from the top: columns a to d, rows 1 to 4."""
-    return "abcd"[square % GRID] + str(square // GRID + 1)
-
 
 @dataclass(frozen=True)
 class Ground:
@@ -234,8 +222,8 @@ class Scene:
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """How often each concept is drawn, by English name, in the order in which one reads the picture."""
-        return dict(Counter(thing.name for thing in sorted(self.things, key=lambda thing: thing.square)))
+        """How often each concept is drawn, by English name, in the order of first appearance."""
+        return dict(Counter(thing.name for thing in self.things))
 
     def image(self) -> PIL.Image.Image:
         """Paint the scene."""
@@ -304,7 +292,7 @@ def compose(
 
     Args:
         kind: "single" (one thing), "several" (2 to 5 of one concept), "pair" (two concepts, one each), "mixed" (two or
-            three concepts, 2 to 5 things), "different" (3 to 5 concepts, one each); None draws one of the first four.
+            three concepts, 2 to 5 things); None draws one of these.
         heldout: whether the composition shall belong to evaluation; None takes either.
     """
     kind = kind or rng.choice(("single", "several", "pair", "mixed"))
@@ -318,14 +306,11 @@ def _compose(rng: random.Random, pool: Sequence[Concept], kind: str) -> Scene | 
     if kind == "single":
         chosen = [_pick(rng, pool)]
     elif kind == "several":
-        # Many find no room more often than few.
-        chosen = [_pick(rng, pool)] * rng.choices((2, 3, 4, 5), (2, 3, 4, 5))[0]
+        chosen = [_pick(rng, pool)] * rng.randint(2, 5)
     elif kind == "pair":
         chosen = [_pick(rng, pool), _pick(rng, pool)]
         if chosen[0] is chosen[1]:
             return None
-    elif kind == "different":
-        chosen = rng.sample(pool, rng.randint(3, 5))
     else:
         some = [_pick(rng, pool) for _ in range(rng.choice((2, 2, 3)))]
         chosen = some + [rng.choice(some) for _ in range(rng.randint(max(0, 2 - len(some)), 5 - len(some)))]

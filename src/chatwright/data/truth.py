@@ -60,7 +60,7 @@ def correct(prompt: Prompt, text: str) -> bool:
     About a picture, a text that denies ("It is not a dog.") or stutters ("a a a dog") answers nothing, but for yes or
     no, where to deny may be right.
     """
-    task, text = prompt.meta["task"], conclusion(text)
+    task = prompt.meta["task"]
     if task != "translation" and (_STUTTER.search(text) or (task != "yes_no" and _DENIAL.search(text))):
         return False
     if prompt.choices:
@@ -70,12 +70,6 @@ def correct(prompt: Prompt, text: str) -> bool:
     return (prompt.reference or "").lower() in text.lower()
 
 
-def conclusion(text: str) -> str:
-    """An answer without the thought before it: "dog b1, cat c3: yes" says yes."""
-    return _THOUGHT.sub("", text, count=1)
-
-
-_THOUGHT = re.compile(r"^[^.!?。！？]*?[a-d][1-4](: |：)")
 _DENIAL = re.compile(r"\b(no|not)\b|n't\b|不|没", re.IGNORECASE)
 _STUTTER = re.compile(r"\b([a-z]+)( \1){2}\b|([\u4e00-\u9fff]{1,4})\3\3", re.IGNORECASE)
 
@@ -100,7 +94,7 @@ def helpfulness(prompt: Prompt, text: str) -> float:
     most of it.
     """
     language = prompt.meta["language"]
-    text = conclusion(text.strip())
+    text = text.strip()
     if not text:
         return 0.0
     chinese = len(re.findall("[\u4e00-\u9fff]", text))

@@ -12,7 +12,6 @@ from chatwright.data.batches import Batches, lengths_of
 from chatwright.data.documents import as_written
 from chatwright.data.records import Document
 from chatwright.data.render import Rendered, Renderer
-from chatwright.data.scenes import GRID, square_name
 from chatwright.data.store import load
 from chatwright.models import build
 from chatwright.models.eyes import freeze_eye, restore_eye
@@ -91,7 +90,6 @@ class Align(Stage):
         words = {word for patches in placed for patch in patches for word in patch}
         tokens = {word: tokenizer(as_written(word), add_special_tokens=False)["input_ids"] for word in words}
         nothing = tokenizer(as_written("."), add_special_tokens=False)["input_ids"][0]
-        squares = torch.tensor(tokenizer([*map(square_name, range(GRID**2))], add_special_tokens=False)["input_ids"])
 
         def collate(some: list[int]) -> dict[str, Any]:
             captions = torch.zeros(len(some), len(tokenizer), dtype=torch.bool)
@@ -103,7 +101,7 @@ class Align(Stage):
                 for row, i in enumerate(some):
                     for place, patch in enumerate(placed[i]):
                         places[row, place, [token for word in patch for token in tokens[word]] or nothing] = True
-                batch |= {"places": places, "nothing": nothing, "squares": squares}
+                batch |= {"places": places, "nothing": nothing}
             return batch
 
         objective = (RegionFILIP if all(placed) else FILIP)(model, renderer)

@@ -13,7 +13,6 @@ from chatwright.data.store import save
 from chatwright.stages.base import Stage
 
 KINDS = ("single", "several", "pair", "mixed")
-QUICK_KINDS = ("several", "pair", "mixed", "different")
 DRAWING_PIXELS = 48
 
 
@@ -73,9 +72,8 @@ class Data(Stage):
         for index in range(self.pictures):
             language = instruct.LANGUAGES[index // 2 % 2]
             if index % 2:
-                scene = scenes.compose(rng, pool, rng.choices(QUICK_KINDS, (25, 15, 30, 30))[0])
-                if round_ := instruct.quick_conversation(scene, rng, language, pool):
-                    found.append(round_)
+                scene = scenes.compose(rng, pool, rng.choices(KINDS, (5, 30, 25, 40))[0])
+                found.append(instruct.conversation(scene, rng, language, pool, quick=True))
                 continue
             scene = scenes.compose(rng, pool, rng.choices(KINDS, (35, 15, 20, 30))[0])
             # Some with a single question, as people begin; the others share a picture among several.
@@ -131,7 +129,7 @@ def _test(
                 task, rng.choice(KINDS)
             )
         scene = scenes.compose(rng, pool, kind, heldout=None if split == "concept" else True)
-        question = instruct.ask(task, scene, rng, language, pool, style="heldout" if split == "phrasing" else "usual")
+        question = instruct.ask(task, scene, rng, language, pool, heldout_phrasing=split == "phrasing")
         if question is None or (task == "counting" and question.reference != question.choices[number - 1]):
             continue
         return instruct.as_prompt(question, split, scene)
@@ -140,9 +138,7 @@ def _test(
 def _translation_test(words: list[tuple[str, str]], rng: random.Random, language: str, split: str) -> Prompt:
     """Which of four words is the translation, by what the model finds likeliest."""
     right, *wrong = rng.sample(words, 4)
-    prompt = instruct.as_prompt(
-        instruct.ask_word(*right, rng, language, "heldout" if split == "phrasing" else "usual"), split
-    )
+    prompt = instruct.as_prompt(instruct.ask_word(*right, rng, language, split == "phrasing"), split)
     side = right.index(prompt.reference or "")
     choices = [right[side], *(word[side] for word in wrong)]
     rng.shuffle(choices)

@@ -61,7 +61,7 @@ class FILIP(Objective):
         return F.normalize((self.model.get_image_features(pixels).pooler_output - self.centre).float(), dim=-1)
 
     def words(self, present: Tensor) -> Tensor:
-        """The embeddings of the tokens ``present``, bool [V] or ids [W], of length one: [W, D]."""
+        """The embeddings of the tokens that are ``present``, bool [V], of length one: [W, D]."""
         return F.normalize((self.model.get_input_embeddings().weight[present] - self.centre).float(), dim=-1)
 
     def contrast(self, patches: Tensor, captions: Tensor) -> Loss:

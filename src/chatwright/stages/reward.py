@@ -4,13 +4,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from chatwright.data.batches import Batches
+from chatwright.data.rankings import Group, collate, render_all
 from chatwright.data.records import Comparison, Prompt
 from chatwright.data.render import Rendered, Renderer
 from chatwright.data.store import load
@@ -102,7 +103,7 @@ class Reward(Stage):
         ]
         return [row for row in rows if len(row) <= self.max_length]
 
-    def _test(self, model: RewardModel, renderer: Renderer, tested: list["Group"], out: Path) -> None:
+    def _test(self, model: RewardModel, renderer: Renderer, tested: list[Group], out: Path) -> None:
         comparisons = load(self.heldout, Comparison)
         parts = score_all(model, renderer, [row for group in tested for row in group.rows]).split(
             [len(group.rows) for group in tested]
@@ -130,7 +131,7 @@ class Reward(Stage):
         write(out / "scores.json", json.dumps(scores, indent=1))
         write(out / "examples.jsonl", "".join(self._examples(comparisons, tested, parts)))
 
-    def _examples(self, comparisons: Sequence[Comparison], tested: list["Group"], parts: Sequence[Tensor]) -> list[str]:
+    def _examples(self, comparisons: Sequence[Comparison], tested: list[Group], parts: Sequence[Tensor]) -> list[str]:
         """The ten best and the ten worst responses, one a prompt; ``row`` is the prompt's in the held-out file."""
         seen: set[Any] = set()
         rows: list[dict[str, Any]] = []
@@ -149,58 +150,6 @@ class Reward(Stage):
         ]
 
 
-class Group(NamedTuple):
-    """Comparisons of the same responses by one judge or several, as rows.
-
-    number: of the first of them in its file. rows: the rendered responses. places: of these among all the responses.
-    rankings: [J][N], one by each judge. utilities: [N], empty where nobody knows them.
-    """
-
-    number: int
-    rows: list[Rendered]
-    places: list[int]
-    rankings: list[list[int]]
-    utilities: list[float]
-
-    @property
-    def pairs(self) -> bool:
-        return any(len(set(ranks)) > 1 for ranks in self.rankings)
-
-    @property
-    def best(self) -> int:
-        """The response that the judges rank highest together."""
-        sums = [sum(ranks) for ranks in zip(*self.rankings, strict=True)]
-        return sums.index(min(sums))
-
-
-def render_all(renderer: Renderer, comparisons: Sequence[Comparison], max_length: int) -> list[Group]:
-    """Render every response after its prompt, once for all who judged the same responses."""
-    groups: dict[Any, Group] = {}
-    for number, comparison in enumerate(comparisons):
-        key = (comparison.messages, comparison.responses)
-        if key in groups:
-            group = groups[key]
-            group.rankings.append([comparison.ranks[place] for place in group.places])
-            continue
-        prompt = renderer.prompt(comparison.messages)
-        finished = comparison.meta.get("finished") or [True] * len(comparison.responses)
-        rows = [
-            renderer.answered(prompt, renderer.answer(text, end))
-            for text, end in zip(comparison.responses, finished, strict=True)
-        ]
-        kept = [place for place, row in enumerate(rows) if len(row) <= max_length]
-        utilities = comparison.meta.get("utilities") or []
-        if len(kept) > 1:
-            groups[key] = Group(
-                number,
-                [rows[place] for place in kept],
-                kept,
-                [[comparison.ranks[place] for place in kept]],
-                [utilities[place] for place in kept] if utilities else [],
-            )
-    return list(groups.values())
-
-
 def freeze_all(
     model: Any, taught: list[Group], tested: list[Group], references: list[Rendered]
 ) -> tuple[list[Group], list[Group], list[Rendered]]:
@@ -209,17 +158,6 @@ def freeze_all(
     rows = iter(freeze_eye(model, [*(row for group in groups for row in group.rows), *references]))
     groups = [group._replace(rows=[next(rows) for _ in group.rows]) for group in groups]
     return groups[: len(taught)], groups[len(taught) :], list(rows)
-
-
-def collate(renderer: Renderer, groups: Sequence[Group]) -> dict[str, Any]:
-    batch = renderer.collate([row for group in groups for row in group.rows])
-    judges = max(len(group.rankings) for group in groups)
-    ranks = [group.rankings + [[0] * len(group.rows)] * (judges - len(group.rankings)) for group in groups]
-    batch["comparison.ranks"] = torch.cat(
-        [torch.tensor(rankings).T for rankings in ranks]
-    )  # who did not judge ties all
-    batch["comparison.groups"] = torch.tensor([i for i, group in enumerate(groups) for _ in group.rows])
-    return batch
 
 
 def _right(scores: Tensor, rankings: Sequence[Sequence[float]]) -> tuple[float, int]:

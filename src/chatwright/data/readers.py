@@ -5,7 +5,7 @@
 | messages      | {"messages": [{"role", "content"}]}: OpenAI, Hugging Face; content is a string or a list of parts |
 | conversations | {"conversations": [{"from", "value"}]}: ShareGPT; LLaVA with "image" and <image> in the text    |
 | alpaca        | {"instruction", "input", "output"}, also "system" and "history"                                 |
-| completion    | {"prompt", "completion"}: TRL                                                                   |
+| completion    | {"prompt", "completion"}: TRL; with a "label", true or false, a response that was judged (KTO)  |
 | question      | {"prompt" or "question", "answer" or "reference"}, also "choices", "score", "image"             |
 | preference    | {"prompt", "chosen", "rejected"}: TRL, LLaMA-Factory; the prompt in any form of the above       |
 | comparison    | {"messages", "responses", "ranks"}: `chatwright.data.store`                                     |
@@ -140,8 +140,12 @@ def _alpaca(row: Row) -> Record:
 
 
 def _completion(row: Row) -> Record:
-    turns = row.turns("prompt", "user") + row.turns("completion", "assistant")
-    return Demonstration(row.messages(turns, "turns"), row.meta())
+    messages = row.messages(row.turns("prompt", "user") + row.turns("completion", "assistant"), "turns")
+    if not isinstance(row.row.get("label"), bool):
+        return Demonstration(messages, row.meta())
+    good = row.take("label")
+    annotator = str(row.take("annotator") or "file")
+    return Comparison(messages[:-1], (messages[-1].text,), (0 if good else 1,), annotator, "label", row.meta())
 
 
 def _preference(row: Row) -> Record:

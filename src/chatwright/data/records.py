@@ -116,7 +116,8 @@ class Prompt:
 class Comparison:
     """A prompt with K responses that one judge ranked: ``ranks[i]`` is the place of ``responses[i]``, 0 the best.
 
-    Equal ranks are ties. ``annotator`` says who judged, ``how`` in which way ("ranking", "pair", "simulated" ...).
+    Equal ranks are ties; a single response has rank 0 if it was judged good and 1 if bad. ``annotator`` says who
+    judged, ``how`` in which way ("ranking", "pair", "label", "simulated" ...).
     """
 
     kind: ClassVar[str] = "comparison"

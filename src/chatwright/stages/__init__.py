@@ -7,6 +7,7 @@ from chatwright.stages.chat import Chat
 from chatwright.stages.data import Data
 from chatwright.stages.evaluate import Evaluate
 from chatwright.stages.instructions import Instructions
+from chatwright.stages.prefer import Prefer
 from chatwright.stages.pretrain import Pretrain
 from chatwright.stages.report import Report
 from chatwright.stages.reward import Reward
@@ -27,6 +28,7 @@ STAGES: dict[str, type[Stage]] = {
         SFT,
         Annotate,
         Reward,
+        Prefer,
         RL,
         Evaluate,
         Report,

@@ -11,6 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def preferring(ranks: Tensor, groups: Tensor) -> Tensor:
+    """[N, N]: how many judges prefer the response of the row to that of the column.
+
+    Args:
+        ranks: [N], 0 the best, or [N, J] by J judges; equal ranks prefer neither.
+        groups: [N], the same number for the same prompt; responses to different prompts are not compared.
+    """
+    ranks = ranks.reshape(len(ranks), -1)
+    return (ranks[:, None] < ranks[None, :]).sum(-1) * (groups[:, None] == groups[None, :])
+
+
 def bradley_terry(scores: Tensor, ranks: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """-log sigmoid(better - worse), summed over all pairs of responses to the same prompt that are not tied.
 
@@ -25,11 +36,10 @@ def bradley_terry(scores: Tensor, ranks: Tensor, groups: Tensor) -> tuple[Tensor
         Scalars: the summed loss, the number of pairs, the number of pairs that the scores order as the ranks do
         (equal scores count one half).
     """
-    ranks = ranks.reshape(len(ranks), -1)
-    preferring = (ranks[:, None] < ranks[None, :]).sum(-1) * (groups[:, None] == groups[None, :])  # judges, [N, N]
+    judges = preferring(ranks, groups)
     margins = scores[:, None] - scores[None, :]
     right = (margins > 0) + 0.5 * (margins == 0)
-    return (preferring * -F.logsigmoid(margins)).sum(), preferring.sum(), (preferring * right).sum().detach()
+    return (judges * -F.logsigmoid(margins)).sum(), judges.sum(), (judges * right).sum().detach()
 
 
 def kl_k1(logprobs: Tensor, reference: Tensor) -> Tensor:

@@ -1,0 +1,44 @@
+"""The ways of learning from preferences, by name."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from chatwright.errors import ChatwrightError
+from chatwright.objectives.base import Objective
+from chatwright.objectives.feedback.conservative_dpo import ConservativeDPO
+from chatwright.objectives.feedback.dpo import DPO
+from chatwright.objectives.feedback.ipo import IPO
+from chatwright.objectives.feedback.kto import KTO
+from chatwright.objectives.feedback.orpo import ORPO
+from chatwright.objectives.feedback.preference import Preference
+from chatwright.objectives.feedback.simpo import SimPO
+
+Method = TypeVar("Method", bound=Objective)
+
+OFFLINE: dict[str, type[Preference]] = {
+    "dpo": DPO,
+    "conservative_dpo": ConservativeDPO,
+    "ipo": IPO,
+    "kto": KTO,
+    "orpo": ORPO,
+    "simpo": SimPO,
+}
+
+
+def make(methods: Mapping[str, type[Method]], name: str, options: Mapping[str, float], *parts: Any) -> Method:
+    """The objective ``name`` of its ``parts``, with ``options`` in the place of its defaults.
+
+    Raises:
+        ChatwrightError: there is no such method, or it has no such option.
+    """
+    if name not in methods:
+        raise ChatwrightError(f"method {name!r} is not known; use one of {', '.join(methods)}")
+    known = [
+        option for option, parameter in inspect.signature(methods[name]).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    ]  # fmt: skip
+    for option in options:
+        if option not in known:
+            raise ChatwrightError(f"{name} has no option {option!r}; it has {', '.join(known)}")
+    return methods[name](*parts, **options)

@@ -5,8 +5,8 @@ import json
 
 import pytest
 import torch
-from torch import nn
 
+from chatwright.data.records import Prompt
 from chatwright.models.heads import RewardModel
 from chatwright.objectives.feedback.ppo import PPO
 from chatwright.stages.rl import METRICS, RL, Experience, share_eye
@@ -15,12 +15,12 @@ from chatwright.training.loop import Training, fit
 TEMPERATURES = [0.7, 1.0, 1.3]
 
 
-class Counts(nn.Module):
+class Counts(RewardModel):
     """A reward that anyone can check: how often a response says one of some tokens."""
 
-    def __init__(self, renderer, tokens):
-        super().__init__()
-        self.renderer, self.tokens = renderer, torch.tensor(sorted(tokens))
+    def __init__(self, assistant, tokens):
+        super().__init__(copy.deepcopy(assistant))
+        self.tokens = torch.tensor(sorted(tokens))
 
     def scores(self, inputs):
         return (torch.isin(inputs["input_ids"], self.tokens) & inputs["loss_mask"]).sum(1).float()
@@ -32,9 +32,10 @@ def experience(assistant, renderer, prompts, reward=None, **settings):
     critic = copy.deepcopy(scorer)
     reference = copy.deepcopy(assistant)
     rows = share_eye([assistant, reference, scorer.backbone, critic.backbone], [renderer.prompt(p) for p in prompts])
-    stage = RL("", "", "", max_new_tokens=8, **settings)
-    objective = PPO(assistant, critic, renderer, stage.temperature)
-    return objective, Experience(stage, objective, reference, reward or scorer, rows, [])
+    stage = RL("", "", max_new_tokens=8, **settings)
+    objective = PPO(assistant, renderer, stage.temperature, 0.0, critic, **stage.options)
+    asked = [(Prompt(tuple(p)), row) for p, row in zip(prompts, rows, strict=True)]
+    return objective, Experience(stage, objective, reference, [reward or scorer, None, None], asked, [])
 
 
 @pytest.fixture(params=["text", "image", "both"])
@@ -65,12 +66,12 @@ def test_rollouts_are_what_the_formulas_say(assistant, renderer, conversations):
     """Rewards, advantages and returns of the buffer, recomputed one response at a time."""
     torch.manual_seed(0)
     objective, loader = experience(
-        assistant, renderer, conversations, rollouts=24, minibatches=1, iterations=1, whiten_rewards=False
+        assistant, renderer, conversations, rollouts=24, minibatches=1, iterations=1, options={"whiten_rewards": 0}
     )
     for parameter in loader.reference.parameters():
         parameter.data += 0.01 * torch.randn_like(parameter)
     next(iter(loader))
-    buffer, settings = loader.buffer, loader.settings
+    buffer = loader.buffer
     expected = []
     with torch.no_grad():
         for row in range(24):
@@ -81,8 +82,8 @@ def test_rollouts_are_what_the_formulas_say(assistant, renderer, conversations):
             length = int(buffer.lengths[row])
             reference = logits.log_softmax(-1)[-length:].gather(1, batch["input_ids"][0, -length:, None])[:, 0]
             last = int(buffer.tokens[row, length - 1])
-            score = float(loader.scorer.scores(batch)) - (1.0 if last not in renderer.stop_ids else 0.0)
-            rewards = -settings.kl_coefficient * (buffer.logprobs[row, :length] - reference)
+            score = float(loader.judges[0].scores(batch)) - (1.0 if last not in renderer.stop_ids else 0.0)
+            rewards = -objective.kl_coefficient * (buffer.logprobs[row, :length] - reference)
             rewards[-1] += score
             values = [*objective.critic.values(batch)[0, -length:].tolist(), 0.0]
             advantage, advantages = 0.0, []
@@ -107,7 +108,7 @@ def test_ppo_learns_what_is_paid_for(assistant, renderer, conversations, tmp_pat
         assistant,
         renderer,
         chosen,
-        Counts(renderer, paid),
+        Counts(assistant, paid),
         rollouts=64,
         minibatches=2,
         epochs=2,

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from tests.conftest import LINES, picture
 
-from chatwright.data.records import Demonstration, Document, Message, Part
+from chatwright.data.records import Demonstration, Document, Message, Part, Prompt
 from chatwright.data.store import save
 from chatwright.stages.align import Align
 from chatwright.stages.annotate import Annotate
 from chatwright.stages.base import Stage, execute
 from chatwright.stages.evaluate import Evaluate
+from chatwright.stages.prefer import Prefer
 from chatwright.stages.pretrain import Pretrain
 from chatwright.stages.reward import Reward
 from chatwright.stages.rl import RL
@@ -37,6 +38,11 @@ def course(**changes) -> Training:
     """A checkpoint after every step, so that a kill finds one at any point; a precision that no stopwatch chooses."""
     fixed = {"learning_rate": 1e-2, "checkpoint_seconds": 0.0, "log_every": 1, "precision": "fp32"}
     return Training(**{**fixed, **changes})
+
+
+def shortness(prompt: Prompt, text: str) -> float:
+    """What the policy is paid for where no reward model judges."""
+    return -float(len(text))
 
 
 def _execute(stage: Stage, out: Path) -> None:
@@ -103,8 +109,17 @@ STAGES: dict[str, Callable[[Path], Stage]] = {
         made / "demonstrations.parquet", 2, epochs=4, training=course(),
     ),
     "rl": lambda made: RL(
-        str(made / "sft"), str(made / "reward"), made / "demonstrations.parquet", made / "documents.parquet",
-        pretraining_batch=4, iterations=3, rollouts=8, epochs=2, minibatches=4, max_new_tokens=8, training=course(),
+        str(made / "sft"), made / "demonstrations.parquet", str(made / "reward"),
+        pretraining=made / "documents.parquet", pretraining_batch=4, iterations=3, rollouts=8, epochs=2, minibatches=4,
+        max_new_tokens=8, training=course(),
+    ),
+    "dapo": lambda made: RL(
+        str(made / "sft"), made / "demonstrations.parquet", verifier="tests.invariants.test_resume:shortness",
+        method="dapo", responses=4, iterations=3, rollouts=8, minibatches=2, max_new_tokens=8, training=course(),
+    ),
+    "prefer": lambda made: Prefer(
+        str(made / "sft"), made / "annotate/comparisons.parquet", made / "annotate/comparisons_heldout.parquet", "kto",
+        batch_size=2, epochs=4, training=course(),
     ),
     "evaluate": lambda made: Evaluate(
         str(made / "rl"), made / "demonstrations.parquet", max_new_tokens=8, batch_size=1

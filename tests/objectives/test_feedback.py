@@ -160,7 +160,7 @@ def text_batches(renderer, split, tokens):
 @pytest.mark.parametrize("pretraining", [0.0, 0.5])
 def test_the_split_of_a_ppo_step_changes_nothing(assistant, critic, renderer, prompts, pretraining):
     made, answered = rollouts(renderer, prompts)
-    objective = PPO(assistant, critic, renderer, pretraining_coefficient=pretraining)
+    objective = PPO(assistant, renderer, 1.0, pretraining, critic)
     tokens = int(made.lengths.sum())
     results = [
         gradients(
@@ -178,8 +178,8 @@ def test_pretraining_adds_exactly_its_own_mean_gradient(assistant, critic, rende
     made, answered = rollouts(renderer, prompts)
     step = ppo_batches(renderer, made, answered, [8])
     texts = text_batches(renderer, 2, int(made.lengths.sum()))
-    alone = gradients(PPO(assistant, critic, renderer), step)
-    mixed = gradients(PPO(assistant, critic, renderer, pretraining_coefficient=0.5), step + texts)
+    alone = gradients(PPO(assistant, renderer, 1.0, 0.0, critic), step)
+    mixed = gradients(PPO(assistant, renderer, 1.0, 0.5, critic), step + texts)
 
     whole = text_batches(renderer, 1, 1)[0]
     assistant.zero_grad()
@@ -198,7 +198,7 @@ def test_pretraining_adds_exactly_its_own_mean_gradient(assistant, critic, rende
 
 def test_the_loss_is_policy_and_value_over_the_response_tokens(assistant, critic, renderer, prompts):
     made, answered = rollouts(renderer, prompts)
-    objective = PPO(assistant, critic, renderer)
+    objective = PPO(assistant, renderer, 1.0, 0.0, critic)
     loss = objective.loss(ppo_batches(renderer, made, answered, [8])[0])
     assert loss.weight == made.lengths.sum()
     assert loss.total.item() == pytest.approx(
@@ -209,6 +209,6 @@ def test_the_loss_is_policy_and_value_over_the_response_tokens(assistant, critic
 
 
 def test_dropout_and_batch_statistics_stay_off(assistant, critic, renderer):
-    objective = PPO(assistant, critic, renderer)
+    objective = PPO(assistant, renderer, 1.0, 0.0, critic)
     objective.train()
     assert not any(module.training for module in objective.modules())

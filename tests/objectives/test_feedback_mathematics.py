@@ -106,7 +106,7 @@ def test_last_true_finds_the_last_token_with_padding_on_either_side():
 def test_the_clipped_policy_loss_token_by_token(seed, clip):
     logprobs, advantages, mask = random_case(seed)
     old = logprobs - torch.randn(logprobs.shape, dtype=torch.float64) * 0.3
-    loss, clipped = maths.clipped_policy_loss(logprobs, old, advantages, mask, clip)
+    loss, clipped = maths.clipped_policy_loss(logprobs, old, advantages, mask.float(), clip, clip)
     expected, count = 0.0, 0
     for lp, o, a, m in zip(*(x.flatten().tolist() for x in (logprobs, old, advantages, mask)), strict=True):
         if m:
@@ -121,12 +121,12 @@ def test_the_clipped_policy_loss_token_by_token(seed, clip):
 def test_the_gradient_of_a_fresh_policy_is_the_policy_gradient_and_a_clipped_token_has_none():
     logprobs = torch.tensor([[-1.0, -2.0]], requires_grad=True)
     advantages, mask = torch.tensor([[3.0, -4.0]]), torch.ones(1, 2, dtype=torch.bool)
-    maths.clipped_policy_loss(logprobs, logprobs.detach(), advantages, mask, 0.2)[0].backward()
+    maths.clipped_policy_loss(logprobs, logprobs.detach(), advantages, mask.float(), 0.2, 0.2)[0].backward()
     assert torch.allclose(logprobs.grad, -advantages)
 
     logprobs.grad = None
     old = logprobs.detach() - torch.tensor([[0.5, -0.5]])  # both have moved far in the direction of their advantage
-    loss, clipped = maths.clipped_policy_loss(logprobs, old, advantages, mask, 0.2)
+    loss, clipped = maths.clipped_policy_loss(logprobs, old, advantages, mask.float(), 0.2, 0.2)
     loss.backward()
     assert clipped == 2
     assert torch.equal(logprobs.grad, torch.zeros(1, 2))

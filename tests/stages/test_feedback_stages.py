@@ -184,8 +184,8 @@ def judge(assistant, renderer, tmp_path):
 def rl(checkpoint, judge, prompts, **settings):
     return RL(
         str(checkpoint),
-        str(judge),
         prompts,
+        str(judge),
         iterations=3,
         rollouts=16,
         minibatches=2,

@@ -1,7 +1,9 @@
-"""Reinforcement learning from human feedback: PPO, with or without the pretraining mix (PPO-ptx)."""
+"""Reinforcement learning from feedback: PPO and its kin, with or without the pretraining mix."""
 
 import copy
-from collections.abc import Iterator, Sequence
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,75 +20,85 @@ from chatwright.errors import ChatwrightError
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
 from chatwright.models.eyes import TOWERS, freeze_eye, restore_eye
-from chatwright.models.heads import RewardModel
+from chatwright.models.heads import RewardModel, score_all
 from chatwright.models.load import attention_for, checkpoint_of, load_model, token_logprobs
-from chatwright.objectives.feedback.mathematics import (
-    explained_variance,
-    gae,
-    kl_k1,
-    kl_k3,
-    token_rewards,
-    whiten,
-)
+from chatwright.objectives.feedback.mathematics import explained_variance, kl_k1, kl_k3
+from chatwright.objectives.feedback.methods import ONLINE, make
+from chatwright.objectives.feedback.policy_gradient import PolicyGradient
 from chatwright.objectives.feedback.ppo import PPO
 from chatwright.objectives.feedback.rollouts import Rollouts, gather
 from chatwright.stages.base import Stage
+from chatwright.terminal import console
 from chatwright.training.loop import Training, best_device, fit, to_device
 
-METRICS = ("score", "reward", "kl", "kl_k3", "length", "unfinished", "explained_variance")
+METRICS = (
+    "score", "reward", "reward_model", "verifier", "gold", "kl", "kl_k3", "length", "unfinished", "equal_scores",
+    "explained_variance",
+)  # fmt: skip
+RESAMPLES = 3  # times that other prompts are tried where all responses are worth the same
+
+Verifier = Callable[[Prompt, str], float]
 
 
 @dataclass
 class RL(Stage):
-    """Optimise a policy against a reward model by PPO, kept near where it began; PPO-ptx when ``pretraining`` is given.
+    """Optimise a policy on what it says itself: ppo, grpo, dr_grpo, dapo, rloo, reinforce_pp or online_dpo.
 
-    Writes ``model/``. ``metrics.jsonl`` has, beside the losses, of every response: ``score`` (of the reward model),
-    ``reward`` (score, penalty and KL cost together), ``kl`` and ``kl_k3`` (nats a response, from where it began),
-    ``length`` (tokens), ``unfinished``; and ``entropy``, ``clip_fraction``, ``explained_variance`` and
-    ``fresh_log_ratio`` (the largest before any update: zero but for rounding).
+    What a response is worth says a reward model, a plain Python function, or the sum of both. PPO-ptx is ppo with
+    ``pretraining``; the other methods take it too.
+
+    Writes ``model/``. ``metrics.jsonl`` has, beside the losses, of every response: ``score`` (with penalty), and its
+    parts ``reward_model`` and ``verifier``; ``reward`` (score and KL cost together); ``gold``; ``kl`` and ``kl_k3``
+    (nats a response, from where it began); ``length`` (tokens); ``unfinished``; ``equal_scores`` (responses to
+    prompts from whose responses nothing is to be learned, all being worth the same); and ``entropy``,
+    ``clip_fraction``, ``explained_variance`` (of a critic) and ``fresh_log_ratio`` (the largest before any update: zero
+    but for rounding).
 
     Args:
         model: what the policy begins as, and is kept near to: the fine-tuned model.
-        reward: a reward model; the critic begins as a copy of it.
         prompts: to answer.
+        reward: a reward model; the critic begins as a copy of it.
+        verifier: a function of a `Prompt` and a text that gives a number, as ``package.module:function`` or
+            ``file.py:function``; ``chatwright.data.truth:correct`` checks answers to the questions of the demo.
+        gold: another such function or reward model, which is reported and never learned from.
+        patience: rounds in a row without a better gold before the run ends, the policy then exploiting what it is paid
+            for; 0 never ends it.
+        method: how to learn; each is described in ``objectives/feedback``.
+        options: numbers in the place of the method's defaults, such as ``{kl_coefficient: 0.1, clip: 0.1}``.
         pretraining: documents whose next tokens the policy goes on predicting.
         pretraining_coefficient: of that mean cross-entropy. pretraining_batch: documents in a step.
         iterations: rounds of sampling and learning. rollouts: responses sampled in each.
+        responses: to each prompt; 0 takes the method's number.
         epochs: passes over them. minibatches: steps in a pass. micro_batch: responses computed at once, 0 for all.
         sampling_batch: responses sampled at once.
         max_new_tokens: longest response. temperature: of the sampling and of all probabilities.
-        kl_coefficient: what a nat of KL from the beginning costs.
         unfinished_penalty: taken from the score of a response that does not come to an end.
-        whiten_rewards: scale them to variance one, over all tokens of a round.
-        discount, gae_lambda: of the advantages.
-        clip, value_clip: how far ratio and values may move within a round. value_coefficient: of the critic's loss.
         max_length: longer prompts and documents, in tokens, are left out.
         seed: of the order of the prompts and of the sampling.
         training: settings of the loop. In any precision but fp32 the fresh ratio is one only up to rounding.
     """
 
     model: str
-    reward: str
     prompts: Path
+    reward: str = ""
+    verifier: str = ""
+    gold: str = ""
+    patience: int = 0
+    method: str = "ppo"
+    options: dict[str, float] = field(default_factory=dict)
     pretraining: Path | None = None
     pretraining_coefficient: float = 0.5
     pretraining_batch: int = 32
     iterations: int = 20
     rollouts: int = 256
+    responses: int = 0
     epochs: int = 1
     minibatches: int = 4
     micro_batch: int = 32
     sampling_batch: int = 128
     max_new_tokens: int = 24
     temperature: float = 1.0
-    kl_coefficient: float = 0.05
     unfinished_penalty: float = 1.0
-    whiten_rewards: bool = True
-    discount: float = 1.0
-    gae_lambda: float = 0.95
-    clip: float = 0.2
-    value_clip: float = 0.2
-    value_coefficient: float = 0.1
     max_length: int = 512
     seed: int = 0
     training: Training = field(
@@ -94,48 +106,75 @@ class RL(Stage):
     )
 
     def run(self, out: Path) -> None:
-        if self.rollouts % self.minibatches:
-            raise ChatwrightError(
-                f"rollouts={self.rollouts} cannot be split into minibatches={self.minibatches}; use a multiple"
-            )
+        if self.method not in ONLINE:
+            raise ChatwrightError(f"method {self.method!r} is not known; use one of {', '.join(ONLINE)}")
+        if not (self.reward or self.verifier):
+            raise ChatwrightError("nothing says what a response is worth; name a reward model or a verifier")
         if self.temperature <= 0:
             raise ChatwrightError(f"temperature={self.temperature}: exploring takes a temperature above 0")
+        self._check_sizes()
         torch.manual_seed(self.seed)
         folder = checkpoint_of(self.model)
         renderer = Renderer.load(folder)
-        prompts = self._prompts(renderer)
+        records, prompts = self._prompts(renderer)
         texts = self._texts(renderer)
         attention = attention_for([len(prompt) + self.max_new_tokens for prompt in prompts])
         policy = load_model(folder, attention=attention)
-        scorer = RewardModel.load(self.reward, attention=attention)
-        if len(scorer.backbone.get_input_embeddings().weight) != len(policy.get_input_embeddings().weight):
-            raise ChatwrightError(f"{self.reward}: has another vocabulary than {self.model}; train it from that model")
-        reference, critic = copy.deepcopy(policy), copy.deepcopy(scorer)
-        rows = share_eye([policy, reference, scorer.backbone, critic.backbone], [*prompts, *texts])
-        objective = PPO(
-            policy,
-            critic,
-            renderer,
-            self.temperature,
-            self.clip,
-            self.value_clip,
-            self.value_coefficient,
-            self.pretraining_coefficient,
-        )
-        loader = Experience(self, objective, reference, scorer, rows[: len(prompts)], rows[len(prompts) :])
+        judges = [self._judge_of(name, policy, attention) for name in (self.reward, self.verifier, self.gold)]
+        reference = copy.deepcopy(policy)
+        parts: list[Any] = [policy, renderer, self.temperature, self.pretraining_coefficient]
+        if ONLINE[self.method].has_critic:
+            scorer = judges[0]
+            parts.append(copy.deepcopy(scorer if isinstance(scorer, RewardModel) else RewardModel(policy)))
+        objective = make(ONLINE, self.method, self.options, *parts)
+        seeing = [policy, reference, *(judge.backbone for judge in judges if isinstance(judge, RewardModel))]
+        seeing += [part.backbone for part in parts if isinstance(part, RewardModel)]
+        rows = share_eye(seeing, [*prompts, *texts])
+        asked = list(zip(records, rows[: len(prompts)], strict=True))
+        loader = Experience(self, objective, reference, judges, asked, rows[len(prompts) :])
         fit(objective, loader, self.training, out, "rl")
         restore_eye(policy)
         objective.save(out / "model")
 
-    def _prompts(self, renderer: Renderer) -> list[Rendered]:
+    @property
+    def group(self) -> int:
+        """Responses to a prompt."""
+        return self.responses or ONLINE[self.method].responses
+
+    def _check_sizes(self) -> None:
+        if self.rollouts % self.minibatches:
+            raise ChatwrightError(
+                f"rollouts={self.rollouts} cannot be split into minibatches={self.minibatches}; use a multiple"
+            )
+        if self.group < 2 and ONLINE[self.method].grouped:
+            raise ChatwrightError(f"{self.method} compares responses to a prompt; use responses=2 or more")
+        for name in ("rollouts", "minibatches", "micro_batch"):
+            size = self.rollouts // self.minibatches if name == "minibatches" else getattr(self, name)
+            if size % self.group:
+                raise ChatwrightError(
+                    f"{name}={getattr(self, name)} would split the responses={self.group} to a prompt; use a multiple"
+                )
+
+    def _judge_of(self, name: str, policy: PreTrainedModel, attention: str) -> "RewardModel | Verifier | None":
+        if not name:
+            return None
+        if ":" in name:
+            return function_of(name)
+        scorer = RewardModel.load(name, attention=attention)
+        if len(scorer.backbone.get_input_embeddings().weight) != len(policy.get_input_embeddings().weight):
+            raise ChatwrightError(f"{name}: has another vocabulary than {self.model}; train it from that model")
+        return scorer
+
+    def _prompts(self, renderer: Renderer) -> tuple[list[Prompt], list[Rendered]]:
         """As many as the run will ask, in the order in which it does."""
         records = load(self.prompts, Prompt)
-        order = np.random.default_rng(self.seed).permutation(len(records))[: self.iterations * self.rollouts]
-        rows = [renderer.prompt(records[int(i)].messages) for i in order]
-        kept = [row for row in rows if len(row) <= self.max_length]
+        rounds = self.iterations * (1 + RESAMPLES * ONLINE[self.method].resamples)
+        order = np.random.default_rng(self.seed).permutation(len(records))[: rounds * self.rollouts // self.group]
+        asked = [(records[int(i)], renderer.prompt(records[int(i)].messages)) for i in order]
+        kept = [(record, row) for record, row in asked if len(row) <= self.max_length]
         if not kept:
             raise ChatwrightError(f"{self.prompts}: no prompt within max_length={self.max_length}; raise it")
-        return kept
+        return [record for record, _ in kept], [row for _, row in kept]
 
     def _texts(self, renderer: Renderer) -> list[Rendered]:
         if self.pretraining is None:
@@ -155,24 +194,36 @@ class Experience:
 
     The prompts, the sampling and the order of minibatches follow from the seed and the number of the round alone; the
     rollouts of the round under way are part of the state, so a resumed run goes on with the very same.
+
+    Args:
+        judges: the reward model, the verifier and the gold, each None where there is none.
+        prompts: records with their rows. texts: pretraining material.
     """
 
     def __init__(
         self,
         settings: RL,
-        objective: PPO,
+        objective: PolicyGradient,
         reference: PreTrainedModel,
-        scorer: RewardModel,
-        prompts: Sequence[Rendered],
+        judges: Sequence["RewardModel | Verifier | None"],
+        prompts: Sequence[tuple[Prompt, Rendered]],
         texts: Sequence[Rendered],
     ) -> None:
         self.settings, self.objective, self.prompts, self.texts = settings, objective, prompts, texts
         self.device = best_device()
-        self.reference, self.scorer = reference.to(self.device).eval(), scorer.to(self.device).eval()
+        self.reference = reference.to(self.device).eval()
+        self.judges = [
+            judge.to(self.device).eval() if isinstance(judge, torch.nn.Module) else judge for judge in judges
+        ]
         self.renderer = objective.renderer
-        self.buffer = Rollouts.empty(settings.rollouts, settings.max_new_tokens, len(METRICS))
+        self.buffer = Rollouts.empty(settings.rollouts, settings.max_new_tokens, len(METRICS), settings.group)
         self.per_round = settings.epochs * settings.minibatches
+        absent = {name for name, judge in zip(METRICS[2:5], judges, strict=True) if judge is None}
+        absent |= set() if objective.has_critic else {"explained_variance"}
+        self.reported = ["" if name in absent else name for name in METRICS]
         self.step = 0
+        self.best_gold = torch.tensor(-torch.inf)
+        self.rounds_since = 0
 
     def __len__(self) -> int:
         return self.settings.iterations * self.per_round
@@ -182,93 +233,167 @@ class Experience:
             number, place = divmod(self.step, self.per_round)
             if place == 0:
                 self._explore(number)
+                if self._hacking():
+                    console.print(f"rl: ended after {number} rounds: gold has not risen for {self.rounds_since} rounds")
+                    return
             step = self._minibatch(number, place)
             self.step += 1
             yield step
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self.step, **self.buffer.state_dict()}
+        return {
+            "step": self.step,
+            "best_gold": self.best_gold,
+            "rounds_since": self.rounds_since,
+            **self.buffer.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.step = int(state["step"])
-        self.buffer.load_state_dict({name: value for name, value in state.items() if name != "step"})
+        self.step, self.rounds_since = int(state["step"]), int(state["rounds_since"])
+        self.best_gold = state["best_gold"].clone()
+        self.buffer.load_state_dict({name: state[name] for name in self.buffer.state_dict()})
+
+    def _hacking(self) -> bool:
+        """Whether gold has stopped rising while the policy learns what it is paid for."""
+        gold = self.buffer.metrics[:, METRICS.index("gold")].mean()
+        self.rounds_since = 0 if gold > self.best_gold else self.rounds_since + 1
+        self.best_gold = torch.maximum(self.best_gold, gold)
+        return 0 < self.settings.patience <= self.rounds_since
 
     def _explore(self, number: int) -> None:
-        """Fill the buffer: answers to the prompts of round ``number`` with all that PPO needs to know about them."""
-        settings, buffer = self.settings, self.buffer
-        first = number * settings.rollouts
-        chosen = [(first + i) % len(self.prompts) for i in range(settings.rollouts)]
-        prompts = [self.prompts[i] for i in chosen]
-        sampling = Sampling(settings.max_new_tokens, settings.temperature, seed=_seed(settings.seed, number))
-        engine = Engine(self.objective.policy, self.renderer, settings.sampling_batch)
-        completions = [answers[0] for answers in engine.generate(prompts, sampling)]
-        buffer.prompts[:] = torch.tensor(chosen)
-        buffer.lengths[:] = torch.tensor([len(completion.tokens) for completion in completions])
-        for row, completion in enumerate(completions):
-            buffer.tokens[row, : len(completion.tokens)] = torch.tensor(completion.tokens)
-            buffer.logprobs[row] = 0
-            buffer.logprobs[row, : len(completion.tokens)] = torch.tensor(completion.logprobs)
+        """Fill the buffer: answers to the prompts of round ``number`` with all that the method has to know of them."""
+        settings, buffer, group = self.settings, self.buffer, self.settings.group
+        asked = settings.rollouts // group
+        buffer.prompts[:] = torch.arange(number * asked, (number + 1) * asked).repeat_interleave(group)
+        buffer.prompts.remainder_(len(self.prompts))
+        parts = torch.zeros(3, settings.rollouts)
+        unfinished, rows = torch.zeros(settings.rollouts), torch.arange(settings.rollouts)
+        for attempt in range(1 + RESAMPLES * self.objective.resamples):
+            if attempt:
+                others = np.random.default_rng((settings.seed, number, attempt)).integers(
+                    len(self.prompts), size=len(rows) // group
+                )
+                buffer.prompts[rows] = torch.from_numpy(others).repeat_interleave(group)
+            texts = self._answer(rows, number, attempt, unfinished)
+            parts[:, rows] = self._score(rows, texts)
+            scores = parts[0] + parts[1] - settings.unfinished_penalty * unfinished
+            equal = (scores.view(-1, group).amax(1) == scores.view(-1, group).amin(1)).repeat_interleave(group)
+            rows = equal.nonzero().squeeze(1)
+            if not len(rows):
+                break
         mask = buffer.mask
-        unfinished = torch.tensor([float(completion.finish_reason == "length") for completion in completions])
-        scores, reference = self._judge(mask)
-        kl = torch.where(mask, kl_k1(buffer.logprobs, reference), 0.0)
-        rewards = token_rewards(scores - settings.unfinished_penalty * unfinished, kl, mask, settings.kl_coefficient)
-        total = rewards.sum(1)
-        if settings.whiten_rewards:
-            rewards = whiten(rewards, mask, shift_mean=False)
-        advantages, buffer.returns[:] = gae(rewards, buffer.values, mask, settings.discount, settings.gae_lambda)
-        buffer.advantages[:] = whiten(advantages, mask)
+        self._look_back(mask)
+        kl = torch.where(mask, kl_k1(buffer.logprobs, buffer.reference), 0.0)
+        total = self.objective.credit(buffer, scores, kl)
         explained = explained_variance(buffer.values, buffer.returns, mask)
-        k3 = torch.where(mask, kl_k3(buffer.logprobs, reference), 0.0).sum(1)
-        reported = (scores, total, kl.sum(1), k3, buffer.lengths.float(), unfinished, explained.expand_as(total))
+        k3 = torch.where(mask, kl_k3(buffer.logprobs, buffer.reference), 0.0).sum(1)
+        reported = (
+            scores, total, *parts, kl.sum(1), k3, buffer.lengths.float(), unfinished, equal.float() * (group > 1),
+            explained.expand_as(total),
+        )  # fmt: skip
         buffer.metrics[:] = torch.stack(reported, 1)
 
+    def _answer(self, rows: Tensor, number: int, attempt: int, unfinished: Tensor) -> list[str]:
+        """Let the policy answer the prompts of the buffer's ``rows``."""
+        settings, buffer = self.settings, self.buffer
+        sampling = Sampling(
+            settings.max_new_tokens,
+            settings.temperature,
+            seed=_seed(settings.seed, number, *([attempt] if attempt else [])),
+        )
+        engine = Engine(self.objective.policy, self.renderer, settings.sampling_batch)
+        prompts = [self.prompts[int(i)][1] for i in buffer.prompts[rows][:: settings.group]]
+        completions = [answer for answers in engine.generate(prompts, sampling, settings.group) for answer in answers]
+        buffer.logprobs[rows] = 0
+        for row, completion in zip(rows.tolist(), completions, strict=True):
+            length = len(completion.tokens)
+            buffer.lengths[row] = length
+            buffer.tokens[row, :length] = torch.tensor(completion.tokens)
+            buffer.logprobs[row, :length] = torch.tensor(completion.logprobs)
+            unfinished[row] = completion.finish_reason == "length"
+        return [completion.text for completion in completions]
+
+    def _score(self, rows: Tensor, texts: Sequence[str]) -> Tensor:
+        """[3, rows]: what reward model, verifier and gold say of the buffer's ``rows``; 0 where there is none."""
+        found = torch.zeros(3, len(rows))
+        for place, judge in enumerate(self.judges):
+            if isinstance(judge, RewardModel):
+                size = self.settings.micro_batch or 64
+                found[place] = score_all(judge, self.renderer, [self._row(int(i)) for i in rows], size)
+            elif judge is not None:
+                asked = [self.prompts[int(i)][0] for i in self.buffer.prompts[rows]]
+                found[place] = torch.tensor([float(judge(*pair)) for pair in zip(asked, texts, strict=True)])
+        return found
+
     @torch.no_grad()
-    def _judge(self, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores [N] and reference log-probabilities [N, R] of the buffer's answers; fills in their values."""
+    def _look_back(self, mask: Tensor) -> None:
+        """Fill in what the reference and, where there is one, the critic say of every token of the buffer."""
         rows = [self._row(i) for i in range(len(mask))]
-        scores, reference = torch.zeros(len(mask)), torch.zeros(mask.shape)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         size = self.settings.micro_batch or 64
+        never = self.renderer.placeholders.values()
         for chosen in (order[i : i + size] for i in range(0, len(order), size)):
             batch = self.renderer.collate([rows[i] for i in chosen])
             inputs, said = to_device(batch, self.device), mask[chosen]
-            never = self.renderer.placeholders.values()
             logprobs, _ = token_logprobs(self.reference, inputs, self.settings.temperature, never)
-            values = self.objective.critic.values(inputs)
-            scores[chosen] = self.scorer.scores(inputs).cpu()
-            reference[chosen] = gather(logprobs.cpu(), batch["loss_mask"], said)
-            self.buffer.values[chosen] = gather(values.cpu(), batch["loss_mask"], said)
-        return scores, reference
+            self.buffer.reference[chosen] = gather(logprobs.cpu(), batch["loss_mask"], said)
+            if isinstance(self.objective, PPO):
+                values = self.objective.critic.values(inputs)
+                self.buffer.values[chosen] = gather(values.cpu(), batch["loss_mask"], said)
 
     def _row(self, i: int) -> Rendered:
         tokens = self.buffer.tokens[i, : self.buffer.lengths[i]].tolist()
-        return self.renderer.answered(self.prompts[int(self.buffer.prompts[i])], tokens)
+        return self.renderer.answered(self.prompts[int(self.buffer.prompts[i])][1], tokens)
 
     def _minibatch(self, number: int, place: int) -> list[dict[str, Any]]:
-        """The micro-batches of step ``place`` of round ``number``."""
-        settings = self.settings
+        """The micro-batches of step ``place`` of round ``number``; responses to a prompt stay together."""
+        settings, group = self.settings, self.settings.group
         epoch, part = divmod(place, settings.minibatches)
-        order = np.random.default_rng((settings.seed, number, epoch)).permutation(settings.rollouts)
-        rows = np.split(order, settings.minibatches)[part].tolist()
-        rows.sort(key=lambda i: len(self._row(i)))
+        order = np.random.default_rng((settings.seed, number, epoch)).permutation(settings.rollouts // group)
+        asked = np.split(order, settings.minibatches)[part].tolist()
+        asked.sort(key=lambda i: max(len(self._row(row)) for row in range(i * group, (i + 1) * group)))
+        rows = [row for i in asked for row in range(i * group, (i + 1) * group)]
         size = settings.micro_batch or len(rows)
         step = []
         for chosen in (rows[i : i + size] for i in range(0, len(rows), size)):
             batch = self.renderer.collate([self._row(i) for i in chosen])
-            step.append(self.buffer.attach(batch, chosen, METRICS, fresh=place == 0))
-        return step + self._mix(int(self.buffer.lengths[rows].sum()))
+            step.append(self.buffer.attach(batch, chosen, self.reported, fresh=place == 0))
+        return step + self._mix(float(self.objective.weight(self.buffer.mask[rows])))
 
-    def _mix(self, tokens: int) -> list[dict[str, Any]]:
-        """Micro-batches of pretraining material for a step of so many response tokens."""
+    def _mix(self, weight: float) -> list[dict[str, Any]]:
+        """Micro-batches of pretraining material for a step whose rollouts weigh ``weight``."""
         if not self.texts:
             return []
         count = self.settings.pretraining_batch
         rows = [self.texts[(self.step * count + i) % len(self.texts)] for i in range(count)]
-        scale = torch.tensor(tokens / sum(sum(row.loss_mask[1:]) for row in rows))
+        scale = torch.tensor(weight / sum(sum(row.loss_mask[1:]) for row in rows))
         size = self.settings.micro_batch or count
         parts = (rows[i : i + size] for i in range(0, count, size))
         return [{**self.renderer.collate(part), "pretraining.scale": scale} for part in parts]
+
+
+def function_of(name: str) -> Verifier:
+    """The Python function that ``package.module:function`` or ``file.py:function`` names.
+
+    Raises:
+        ChatwrightError: there is no such file, module or function.
+    """
+    place, _, attribute = name.rpartition(":")
+    try:
+        if place.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+            if spec is None or spec.loader is None:
+                raise ImportError(f"{place} is not a Python file")
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(place)
+    except (ImportError, FileNotFoundError) as error:
+        raise ChatwrightError(f"{name}: {error}; write package.module:function or file.py:function") from error
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        raise ChatwrightError(f"{name}: {place} has no function {attribute}; write package.module:function")
+    return function
 
 
 def share_eye(models: Sequence[PreTrainedModel], rows: Sequence[Rendered]) -> list[Rendered]:
@@ -285,6 +410,6 @@ def share_eye(models: Sequence[PreTrainedModel], rows: Sequence[Rendered]) -> li
     return freeze_eye(models[0], rows)
 
 
-def _seed(seed: int, number: int) -> int:
-    """A seed of its own for every round."""
-    return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+def _seed(*numbers: int) -> int:
+    """A seed of its own for every round and attempt."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

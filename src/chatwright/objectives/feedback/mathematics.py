@@ -95,6 +95,35 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     return advantages, torch.where(mask, advantages + values, 0.0)
 
 
+def group_advantages(scores: Tensor, responses: int, scaled: bool = True) -> Tensor:
+    """How much better each response is than the mean of those to its prompt (Shao et al. 2024, section 4.1.2).
+
+    Args:
+        scores: [N], those to one prompt together, ``responses`` of them. scaled: divide by their standard deviation
+            (of a sample, N - 1; 1e-4 is added to it, which keeps equal scores at 0).
+
+    Returns:
+        [N].
+    """
+    groups = scores.view(-1, responses)
+    centred = groups - groups.mean(1, keepdim=True)
+    if scaled:
+        centred = centred / (groups.std(1, keepdim=True) + 1e-4)
+    return centred.flatten()
+
+
+def leave_one_out(scores: Tensor, responses: int) -> Tensor:
+    """How much better each response is than the mean of the others to its prompt (Kool et al. 2019), [N] -> [N]."""
+    groups = scores.view(-1, responses)
+    return ((groups - groups.mean(1, keepdim=True)) * responses / (responses - 1)).flatten()
+
+
+def overlong_penalty(lengths: Tensor, longest: int, part: float) -> Tensor:
+    """0 to 1, growing linearly over the last ``part`` of the length allowed (Yu et al. 2025, equation 13); [N]."""
+    free = longest * (1 - part)
+    return ((lengths - free) / max(longest - free, 1e-9)).clamp(0, 1)
+
+
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of the masked entries, a scalar."""
     return values[mask].mean()
@@ -114,17 +143,21 @@ def whiten(values: Tensor, mask: Tensor, shift_mean: bool = True, epsilon: float
 
 
 def clipped_policy_loss(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip: float
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, weights: Tensor, low: float, high: float
 ) -> tuple[Tensor, Tensor]:
-    """-min(r A, clip(r, 1 - c, 1 + c) A) with r = p / p_old, summed (Schulman et al. 2017, equation 7).
+    """-min(r A, clip(r, 1 - low, 1 + high) A) with r = p / p_old, summed (Schulman et al. 2017, equation 7).
+
+    Args:
+        weights: [B, T], what the loss of each token is multiplied by; 0 outside the responses.
 
     Returns:
         Scalars: the summed loss, the number of tokens whose gradient the clip took away.
     """
-    ratio = torch.exp(logprobs - old_logprobs)
+    said = weights > 0
+    ratio = torch.exp(torch.where(said, logprobs - old_logprobs, 0.0))
     plain = -advantages * ratio
-    clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
-    return torch.maximum(plain, clipped)[mask].sum(), (clipped > plain)[mask].sum()
+    clipped = -advantages * ratio.clamp(1 - low, 1 + high)
+    return (weights * torch.maximum(plain, clipped)).sum(), (clipped > plain)[said].sum()
 
 
 def clipped_value_loss(

@@ -7,11 +7,19 @@ from typing import Any, TypeVar
 from chatwright.errors import ChatwrightError
 from chatwright.objectives.base import Objective
 from chatwright.objectives.feedback.conservative_dpo import ConservativeDPO
+from chatwright.objectives.feedback.dapo import DAPO
 from chatwright.objectives.feedback.dpo import DPO
+from chatwright.objectives.feedback.dr_grpo import DrGRPO
+from chatwright.objectives.feedback.grpo import GRPO
 from chatwright.objectives.feedback.ipo import IPO
 from chatwright.objectives.feedback.kto import KTO
+from chatwright.objectives.feedback.online_dpo import OnlineDPO
 from chatwright.objectives.feedback.orpo import ORPO
+from chatwright.objectives.feedback.policy_gradient import PolicyGradient
+from chatwright.objectives.feedback.ppo import PPO
 from chatwright.objectives.feedback.preference import Preference
+from chatwright.objectives.feedback.reinforce_pp import ReinforcePP
+from chatwright.objectives.feedback.rloo import RLOO
 from chatwright.objectives.feedback.simpo import SimPO
 
 Method = TypeVar("Method", bound=Objective)
@@ -23,6 +31,16 @@ OFFLINE: dict[str, type[Preference]] = {
     "kto": KTO,
     "orpo": ORPO,
     "simpo": SimPO,
+}
+
+ONLINE: dict[str, type[PolicyGradient]] = {
+    "ppo": PPO,
+    "grpo": GRPO,
+    "dr_grpo": DrGRPO,
+    "dapo": DAPO,
+    "rloo": RLOO,
+    "reinforce_pp": ReinforcePP,
+    "online_dpo": OnlineDPO,
 }
 
 

@@ -1,107 +1,82 @@
 """Proximal policy optimisation of a policy and a critic, and PPO-ptx.
 
-Schulman et al. 2017, "Proximal Policy Optimization Algorithms"; for language models Ziegler et al. 2019 and Ouyang et
-al. 2022 (InstructGPT, section 3.5, equation 2: PPO-ptx mixes the gradient of pretraining into the gradient of PPO so
-that the policy forgets less of it). Details as in Huang et al. 2023, "The N Implementation Details of RLHF with PPO".
+Schulman et al. 2017, "Proximal Policy Optimization Algorithms", https://arxiv.org/abs/1707.06347; for language models
+Ziegler et al. 2019 and Ouyang et al. 2022 (InstructGPT, section 3.5, equation 2: PPO-ptx mixes the gradient of
+pretraining into the gradient of PPO so that the policy forgets less of it). Details and defaults as in Huang et al.
+2023, "The N Implementation Details of RLHF with PPO".
 """
 
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar
 
-import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from chatwright.data.render import Renderer
 from chatwright.models.heads import RewardModel
-from chatwright.models.load import token_logprobs
-from chatwright.objectives.base import Loss, Objective
-from chatwright.objectives.feedback.mathematics import clipped_policy_loss, clipped_value_loss, kl_k3
-from chatwright.objectives.feedback.rollouts import rendered
+from chatwright.objectives.base import Loss
+from chatwright.objectives.feedback.mathematics import (
+    clipped_value_loss,
+    gae,
+    token_rewards,
+    whiten,
+)
+from chatwright.objectives.feedback.policy_gradient import PolicyGradient
+from chatwright.objectives.feedback.rollouts import Rollouts, rendered
 
 
-class PPO(Objective):
-    """One clipped step of policy and critic on what the policy has said before.
+class PPO(PolicyGradient):
+    """The score is paid on the last token, the KL on every token, and a critic says what was to be expected.
 
-    A micro-batch is one of two, told apart by their keys:
-
-    * rollouts, as the renderer's ``collate`` made them (``loss_mask`` [B, T] at the response's tokens) with
-      ``rollout.logprobs``, ``rollout.values``, ``rollout.advantages`` and ``rollout.returns`` [B, T], and
-      ``rollout.fresh``, 1 if the policy is still the one that said them (its ratio has to be one), else 0. Every
-      ``metrics.<name>`` [B] (score, KL to the reference, length ...) is reported as its mean over the rows.
-    * pretraining material, collated the same way, with ``pretraining.scale`` (scalar).
-
-    The weight is the number of response tokens; policy and value terms are both sums over them. The pretraining term
-    has to be a mean over its own tokens, while the loop divides everything by the response tokens of the whole step.
-    So its micro-batches weigh nothing, and their sum is multiplied by ``pretraining.scale`` = response tokens of the
-    step / pretraining tokens of the step, known to whoever made the step: however it is split, the step minimises
+    Policy and value terms are both sums over the response tokens: a step minimises
 
         mean(policy) + value_coefficient mean(value) + pretraining_coefficient mean(cross-entropy).
 
     Args:
-        policy: the model being trained. critic: its value model, made from the reward model.
-        renderer: saved beside the policy; its placeholders of media are never said.
-        temperature: of the sampling; logits are divided by it here as well.
-        clip, value_clip: how far the ratio and the values may move within one rollout.
+        critic: the value model, made from the reward model.
+        value_clip: how far the values may move within one rollout. value_coefficient: of the critic's loss.
+        discount, gae_lambda: of the advantages.
+        whiten_rewards: 1 scales them to variance one, over all tokens of a round; 0 does not.
     """
+
+    responses: ClassVar[int] = 1
+    grouped: ClassVar[bool] = False
+    has_critic: ClassVar[bool] = True
+    default_kl: ClassVar[float] = 0.05
 
     def __init__(
         self,
         policy: PreTrainedModel,
-        critic: RewardModel,
         renderer: Renderer,
-        temperature: float = 1.0,
-        clip: float = 0.2,
+        temperature: float,
+        pretraining_coefficient: float,
+        critic: RewardModel,
+        clip: float | None = None,
+        clip_high: float | None = None,
+        kl_coefficient: float | None = None,
         value_clip: float = 0.2,
         value_coefficient: float = 0.1,
-        pretraining_coefficient: float = 0.0,
+        discount: float = 1.0,
+        gae_lambda: float = 0.95,
+        whiten_rewards: float = 1,
     ) -> None:
-        super().__init__()
-        self.policy, self.critic, self.renderer, self.temperature = policy, critic, renderer, temperature
-        self.clip, self.value_clip = clip, value_clip
-        self.value_coefficient, self.pretraining_coefficient = value_coefficient, pretraining_coefficient
+        super().__init__(policy, renderer, temperature, pretraining_coefficient, clip, clip_high, kl_coefficient)
+        self.critic, self.value_clip, self.value_coefficient = critic, value_clip, value_coefficient
+        self.discount, self.gae_lambda, self.whiten_rewards = discount, gae_lambda, whiten_rewards
         self.train()
 
-    def train(self, mode: bool = True) -> Self:
-        """Dropout and batch statistics stay off: the first ratio has to be one."""
-        super().train(False)
-        return self
-
-    def loss(self, batch: dict[str, Any]) -> Loss:
-        return self._rollouts(batch) if "rollout.advantages" in batch else self._pretraining(batch)
+    def credit(self, rollouts: Rollouts, scores: Tensor, kl: Tensor) -> Tensor:
+        rewards = token_rewards(scores, kl, rollouts.mask, self.kl_coefficient)
+        total = rewards.sum(1)
+        if self.whiten_rewards:
+            rewards = whiten(rewards, rollouts.mask, shift_mean=False)
+        advantages, rollouts.returns[:] = gae(rewards, rollouts.values, rollouts.mask, self.discount, self.gae_lambda)
+        rollouts.advantages[:] = whiten(advantages, rollouts.mask)
+        return total
 
     def _rollouts(self, batch: dict[str, Any]) -> Loss:
-        inputs, mask, old = rendered(batch), batch["loss_mask"], batch["rollout.logprobs"]
-        logprobs, entropy = token_logprobs(self.policy, inputs, self.temperature, self.renderer.placeholders.values())
-        policy, clipped = clipped_policy_loss(logprobs, old, batch["rollout.advantages"], mask, self.clip)
-        value, value_clipped = clipped_value_loss(
-            self.critic.values(inputs), batch["rollout.values"], batch["rollout.returns"], mask, self.value_clip
-        )
-        tokens = mask.sum()
-        moved = kl_k3(old, logprobs.detach())[mask].sum()
-        fresh = batch["rollout.fresh"]
-        largest = (logprobs.detach() - old)[mask].abs().max()
-        metrics = {
-            "policy_loss": (policy.detach(), tokens),
-            "value_loss": (value.detach(), tokens),
-            "clip_fraction": (clipped, tokens),
-            "value_clip_fraction": (value_clipped, tokens),
-            "entropy": (entropy[mask].sum(), tokens),
-            "kl_from_rollout": (moved, tokens),
-            "fresh_log_ratio": (largest * fresh, fresh),
-        }
-        rows = tokens.new_tensor(len(mask))
-        metrics |= {
-            name.removeprefix("metrics."): (value.sum(), rows) for name, value in batch.items() if "metrics." in name
-        }
-        return Loss(policy + self.value_coefficient * value, tokens, metrics)
-
-    def _pretraining(self, batch: dict[str, Any]) -> Loss:
-        logprobs, _ = token_logprobs(self.policy, rendered(batch))
-        cross_entropy = -logprobs.sum()  # zero where nothing is predicted
-        total = self.pretraining_coefficient * batch["pretraining.scale"] * cross_entropy
-        metrics = {"pretraining_loss": (cross_entropy.detach(), batch["loss_mask"][:, 1:].sum())}
-        return Loss(total, torch.zeros((), device=total.device), metrics)
-
-    def save(self, folder: Path) -> None:
-        self.policy.save_pretrained(folder)
-        self.renderer.save(folder)
+        loss, mask = super()._rollouts(batch), batch["loss_mask"]
+        returns = batch["rollout.returns"]
+        values = self.critic.values(rendered(batch))
+        value, clipped = clipped_value_loss(values, batch["rollout.values"], returns, mask, self.value_clip)
+        metrics = {"value_loss": (value.detach(), loss.weight), "value_clip_fraction": (clipped, loss.weight)}
+        return Loss(loss.total + self.value_coefficient * value, loss.weight, {**loss.metrics, **metrics})

@@ -1,4 +1,4 @@
-"""What PPO learns from: responses of the policy, with everything that was known about them when they were said."""
+"""What a policy learns from: responses of the policy, with everything that was known about them when they were said."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -7,32 +7,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
+PER_TOKEN = ("logprobs", "reference", "values", "advantages", "returns")
+
 
 @dataclass
 class Rollouts:
     """N responses of at most R tokens, of fixed shape so that a checkpoint of one run fits into another.
 
     prompts: [N] numbers of the prompts. tokens: [N, R]. lengths: [N].
-    logprobs, values, advantages, returns: [N, R], entry r about the r-th token of the response, 0 behind its end.
+    logprobs, reference, values, advantages, returns: [N, R], entry r about the r-th token of the response, 0 behind its
+    end; ``logprobs`` are of the policy that said it, ``reference`` of the model that it is kept near to.
     metrics: [N, M], what is reported about each response; the names belong to whoever fills it.
+    responses: how many to a prompt; they stand together.
     """
 
     prompts: Tensor
     tokens: Tensor
     lengths: Tensor
     logprobs: Tensor
+    reference: Tensor
     values: Tensor
     advantages: Tensor
     returns: Tensor
     metrics: Tensor
+    responses: int = 1
 
     @classmethod
-    def empty(cls, rows: int, length: int, metrics: int) -> "Rollouts":
+    def empty(cls, rows: int, length: int, metrics: int, responses: int = 1) -> "Rollouts":
         whole = {name: torch.zeros(rows, dtype=torch.long) for name in ("prompts", "lengths")}
-        real = {name: torch.zeros(rows, length) for name in ("logprobs", "values", "advantages", "returns")}
-        return cls(
-            tokens=torch.zeros(rows, length, dtype=torch.long), metrics=torch.zeros(rows, metrics), **whole, **real
-        )
+        real = {name: torch.zeros(rows, length) for name in PER_TOKEN}
+        tokens, reported = torch.zeros(rows, length, dtype=torch.long), torch.zeros(rows, metrics)
+        return cls(tokens=tokens, metrics=reported, responses=responses, **whole, **real)
 
     @property
     def mask(self) -> Tensor:
@@ -40,7 +45,7 @@ class Rollouts:
         return torch.arange(self.tokens.shape[1]) < self.lengths[:, None]
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "responses"}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         for name, tensor in state.items():
@@ -49,17 +54,25 @@ class Rollouts:
     def attach(
         self, batch: dict[str, Any], rows: Sequence[int], names: Sequence[str], fresh: bool = False
     ) -> dict[str, Any]:
-        """Add to a collated batch of the responses ``rows`` what `PPO.loss` reads beside it.
+        """Add to a collated batch of the responses ``rows`` what objectives read beside it.
+
+        That is ``rollout.<name>`` [B, T] of everything per token; ``rollout.groups`` [B], the same number for the same
+        prompt; ``rollout.longest``, the length allowed; ``rollout.fresh``, 1 if the policy is still the one that said
+        them (its ratio has to be one), else 0; ``metrics.<name>`` [B].
 
         Args:
-            names: of the metrics. fresh: the policy has not been changed since it said them.
+            names: of the metrics, "" for one that is not reported.
+            fresh: the policy has not been changed since it said them.
         """
-        batch["rollout.fresh"] = torch.tensor(float(fresh))
         chosen = torch.as_tensor(rows)
-        for name in ("logprobs", "values", "advantages", "returns"):
+        batch["rollout.fresh"] = torch.tensor(float(fresh))
+        batch["rollout.longest"] = torch.tensor(float(self.tokens.shape[1]))
+        batch["rollout.groups"] = (chosen // self.responses).unique(return_inverse=True)[1]
+        for name in PER_TOKEN:
             batch[f"rollout.{name}"] = spread(getattr(self, name)[chosen], self.mask[chosen], batch["loss_mask"])
         for column, name in enumerate(names):
-            batch[f"metrics.{name}"] = self.metrics[chosen, column]
+            if name:
+                batch[f"metrics.{name}"] = self.metrics[chosen, column]
         return batch
 
 

@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types clean
+.PHONY: demo test lint types parity clean
 
 demo: $(VENV)/installed
 	$(BIN)/chatwright run recipes/demo.yaml
@@ -27,5 +27,16 @@ $(VENV)/installed-test: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@ $(VENV)/installed
 
+# The losses and gradients of TRL on the same batches; PPO is in 1.12 for the last time.
+parity: .venv-parity/installed
+	.venv-parity/bin/python -m pytest tests/parity
+	PYTHONPATH=.venv-parity/trl-1.12 .venv-parity/bin/python -m pytest tests/parity
+
+.venv-parity/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-parity
+	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' trl==1.16.0
+	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv-parity/trl-1.12 trl==1.12.0
+	touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-parity

@@ -128,7 +128,7 @@ def test_a_step_by_hand(assistant, renderer, prompts, name):
                 divisor = {"grpo": len(new[i]), "dr_grpo": LONGEST, "dapo": 1}[name]
                 advantage = centred if name == "dr_grpo" else scaled
                 for n, o, r in zip(new[i], old[i], reference[i], strict=True):
-                    kl = math.expm1(r - n) - (r - n)
+                    kl = math.exp(n - o) * (math.expm1(r - n) - (r - n))
                     total -= (clipped(math.exp(n - o), advantage) - 0.04 * (name == "grpo") * kl) / divisor
     assert loss.total.item() == pytest.approx(total, rel=1e-4)
     assert loss.weight == (tokens if name in ("dapo", "reinforce_pp") else rows)

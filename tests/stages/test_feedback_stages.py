@@ -12,8 +12,10 @@ from chatwright.data.store import load, save
 from chatwright.errors import ChatwrightError
 from chatwright.models.heads import RewardModel, score_all
 from chatwright.models.load import load_model
+from chatwright.objectives.feedback.methods import OFFLINE
 from chatwright.stages.annotate import Annotate
 from chatwright.stages.base import execute
+from chatwright.stages.prefer import Prefer
 from chatwright.stages.reward import Reward
 from chatwright.stages.rl import RL
 from chatwright.training.loop import Training
@@ -219,3 +221,105 @@ def test_rl_refuses_what_cannot_work(checkpoint, judge, prompts, tmp_path):
     stage.minibatches = 3
     with pytest.raises(ChatwrightError, match="minibatches"):
         stage.run(tmp_path / "out")
+
+
+def shortness(prompt, text):
+    """A verifier as users write it."""
+    return -float(len(text))
+
+
+def test_a_verifier_is_paid_for_beside_the_reward_model(checkpoint, judge, prompts, tmp_path):
+    script = tmp_path / "mine.py"
+    script.write_text("def shortness(prompt, text):\n    return -len(text)\n")
+    stage = rl(checkpoint, judge, prompts, verifier=f"{script}:shortness", gold=f"{__name__}:shortness", responses=2)
+    execute(stage, tmp_path / "out")
+    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        assert line["verifier"] == line["gold"] < 0
+        assert line["score"] == pytest.approx(line["reward_model"] + line["verifier"] - line["unfinished"], abs=1e-4)
+        assert "explained_variance" in line
+
+
+def test_rl_ends_when_gold_no_longer_rises(checkpoint, judge, prompts, tmp_path):
+    script = tmp_path / "gold.py"
+    script.write_text("calls = []\ndef falling(prompt, text):\n    calls.append(text)\n    return -len(calls)\n")
+    stage = rl(checkpoint, judge, prompts, gold=f"{script}:falling", patience=1)
+    execute(stage, tmp_path / "out")
+    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 4  # one round of two epochs of two minibatches; three were allowed
+    assert (tmp_path / "out" / "model" / "model.safetensors").exists()
+
+
+def test_dapo_asks_other_prompts_where_all_responses_are_worth_the_same(checkpoint, prompts, tmp_path):
+    script = tmp_path / "mostly.py"
+    script.write_text("def one(prompt, text):\n    return float(len(prompt.messages[0].text) % 2 and len(text) % 2)\n")
+    equal = {}
+    for method in ("dapo", "grpo"):
+        stage = rl(checkpoint, "", prompts, method=method, verifier=f"{script}:one", responses=4, unfinished_penalty=0)
+        execute(stage, tmp_path / method)
+        lines = [json.loads(line) for line in (tmp_path / method / "metrics.jsonl").read_text().splitlines()]
+        equal[method] = sum(line["equal_scores"] for line in lines) / len(lines)
+    assert equal["dapo"] < 0.5 * equal["grpo"]
+
+
+def test_rl_says_what_is_missing(checkpoint, judge, prompts, tmp_path):
+    for match, settings in {
+        "ppoo.*ppo, grpo": {"method": "ppoo"},
+        "responses=2 or more": {"method": "grpo", "responses": 1},
+        "micro_batch=6 would split": {"method": "grpo", "responses": 4, "micro_batch": 6},
+        "no function nothing": {"verifier": "chatwright.data.truth:nothing"},
+        "file.py:function": {"verifier": str(tmp_path / "missing.py:score")},
+        "no option 'beta'": {"options": {"beta": 0.1}},
+    }.items():
+        with pytest.raises(ChatwrightError, match=match):
+            rl(checkpoint, judge, prompts, **settings).run(tmp_path / "out")
+    with pytest.raises(ChatwrightError, match="reward model or a verifier"):
+        rl(checkpoint, "", prompts).run(tmp_path / "out")
+
+
+# ---- prefer
+
+
+def prefer(checkpoint, tmp_path, **settings):
+    texts = [f"Is it {a}, not {b}?" for a in COLOURS for b in COLOURS]
+    return Prefer(
+        str(checkpoint),
+        preferences(tmp_path / "taught.parquet", texts[:28]),
+        preferences(tmp_path / "fresh.parquet", texts[28:]),
+        batch_size=4,
+        epochs=4,
+        training=Training(learning_rate=3e-3, precision="fp32", log_every=1),
+        **settings,
+    )
+
+
+@pytest.mark.parametrize("method", OFFLINE)
+def test_preferences_are_learned_without_a_reward_model(checkpoint, renderer, tmp_path, method):
+    execute(prefer(checkpoint, tmp_path, method=method), tmp_path / "out")
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert scores["accuracy"] == 1 and scores["n"] == (16 if method == "kto" else 8)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    if OFFLINE[method].has_reference:  # the policy begins as its reference
+        assert lines[0]["reward_better"] == pytest.approx(0, abs=1e-5)
+    load_model(tmp_path / "out")
+
+
+def test_prefer_reads_pictures_and_goes_on_where_it_was(checkpoint, conversations, tmp_path, monkeypatch):
+    path = tmp_path / "pictures.parquet"
+    save([Comparison(tuple(turns), ("a dog", "no", "two"), (0, 2, 1), "p", "ranking") for turns in conversations], path)
+    stage = prefer(checkpoint, tmp_path, method="kto")
+    stage.comparisons, stage.heldout, stage.micro_batch = path, None, 2
+    assert_resumes(stage, tmp_path, monkeypatch, after=3)
+
+
+def test_single_responses_with_a_label_are_for_kto(checkpoint, tmp_path):
+    path = tmp_path / "labels.jsonl"
+    rows = [{"prompt": f"Is it {c}?", "completion": a, "label": a == "yes"} for c in COLOURS for a in ("yes", "no")]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    stage = prefer(checkpoint, tmp_path, method="kto")
+    stage.comparisons, stage.heldout = path, path
+    execute(stage, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "scores.json").read_text()) == {"accuracy": 1, "n": 12, "chance": 0.5}
+    stage.method = "dpo"
+    with pytest.raises(ChatwrightError, match=r"labels.jsonl.*use method kto"):
+        stage.run(tmp_path / "out2")

@@ -2,11 +2,13 @@
 
 Shao et al. 2024, "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models",
 https://arxiv.org/abs/2402.03300, section 4.1; KL coefficient 0.04 and clip 0.2 are the paper's, which takes 64
-responses to a prompt; 8 are what fits a small machine.
+responses to a prompt; 8 are what fits a small machine. The KL term is multiplied by the ratio, without which its
+gradient is not that of the KL (DeepSeek-AI 2025, "DeepSeek-V3.2", https://arxiv.org/abs/2512.02556).
 """
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from chatwright.objectives.feedback.mathematics import group_advantages, kl_k3
@@ -37,5 +39,6 @@ class GRPO(PolicyGradient):
         total, clipped = super().policy_loss(logprobs, batch)
         if self.kl_coefficient:
             weights = self.weights(batch["loss_mask"], batch["rollout.longest"])
-            total = total + self.kl_coefficient * (weights * kl_k3(logprobs, batch["rollout.reference"])).sum()
+            ratio = torch.exp(torch.where(weights > 0, logprobs - batch["rollout.logprobs"], 0.0))
+            total = total + self.kl_coefficient * (weights * ratio * kl_k3(logprobs, batch["rollout.reference"])).sum()
         return total, clipped

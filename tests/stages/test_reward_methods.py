@@ -127,7 +127,8 @@ def test_steps_teach_which_step_is_wrong(checkpoint, judged_steps, renderer, tmp
     assert 0 <= wrong < 0.5 < right <= 1
     examples = [json.loads(line) for line in (out / "examples.jsonl").read_text().splitlines()]
     assert all(fresh[example["row"]].reference == example["response"] for example in examples)
-    assert "no" not in examples[0]["response"] and "no" in examples[-1]["response"]
+    worst = next(example for example in examples if example["end"] == "worst")
+    assert "no" not in examples[0]["response"] and "no" in worst["response"]
 
 
 def test_process_goes_on_where_it_was(checkpoint, judged_steps, tmp_path, monkeypatch):

@@ -18,16 +18,16 @@ def judged(ranks, annotator, **meta):
 
 def test_ratings_stay_with_their_judge_and_their_response(renderer):
     other = Comparison((Message.of("user", "Is it?"),), ("a", "b"), (0, 1), "p", "pair")
-    both = [judged((0, 1, 2), "p", ratings=[7, None, 1.5]), judged((0, 1, 1), "q")]
+    both = [judged((0, 1, 2), "p", ratings=[7, None, 1.5]), judged((0, 1, 1), "q", ratings=[6, 2, None])]
     (group, plain) = rankings.render_all(renderer, [*both, other], 1000)
     assert group.ratings[0] == pytest.approx([7, math.nan, 1.5], nan_ok=True)
-    assert group.rated == [7, 1.5] and plain.rated == []
+    assert group.rated == [7, 1.5, 6, 2] and plain.rated == []
     batch = rankings.collate(renderer, [group, plain])
-    expected = [[7, math.nan], [math.nan] * 2, [1.5, math.nan], [math.nan] * 2, [math.nan] * 2]
+    expected = [[7, 6], [math.nan, 2], [1.5, math.nan], [math.nan] * 2, [math.nan] * 2]
     assert batch["comparison.ratings"].tolist() == [pytest.approx(row, nan_ok=True) for row in expected]
     shorter = len(group.rows[0])
     (kept,) = rankings.render_all(renderer, both, shorter)
-    assert kept.places == [0, 1] and kept.rated == [7]  # what is too long takes its rating along
+    assert kept.places == [0, 1] and kept.rated == [7, 6, 2]  # what is too long takes its rating along
 
 
 @pytest.mark.parametrize("name", ["rated.jsonl", "rated.parquet"])

@@ -63,7 +63,7 @@ BAD = {
     "unknown format": ({"body": "Hi"},
         "row: unknown format with ['body']; use one of: comparison {messages, ranks, responses}; preference {chosen, "
         "rejected}; messages {messages}; conversations {conversations}; alpaca {instruction, output}; "
-        "completion {completion, prompt}; question {prompt}; document {text}"),
+        "completion {completion, prompt}; steps {completions, labels, prompt}; question {prompt}; document {text}"),
     "another kind": ({"text": "Hi"}, "row: is a document and not a demonstration; choose a file of demonstrations"),
 }  # fmt: skip
 

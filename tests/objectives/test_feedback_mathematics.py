@@ -183,3 +183,62 @@ def test_bradley_terry_does_not_care_about_a_constant_added_to_all_scores_of_a_p
     assert torch.allclose(
         maths.bradley_terry(scores, ranks, groups)[0], maths.bradley_terry(moved, ranks, groups)[0], atol=1e-5
     )
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_a_margin_is_what_the_same_judge_rated_the_better_higher(data):
+    count, judges = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 3))
+    numbers = st.lists(st.integers(0, 3), min_size=count, max_size=count)
+    scores, groups = data.draw(numbers), data.draw(numbers)
+    ranks = [data.draw(numbers) for _ in range(judges)]
+    rating = st.one_of(st.just(math.nan), st.floats(-5, 5))
+    ratings = [data.draw(st.lists(rating, min_size=count, max_size=count)) for _ in range(judges)]
+    expected = 0.0
+    for given_ranks, given_ratings in zip(ranks, ratings, strict=True):
+        for i in range(count):
+            for j in range(count):
+                if groups[i] == groups[j] and given_ranks[i] < given_ranks[j]:
+                    apart = given_ratings[i] - given_ratings[j]
+                    margin = 0.0 if math.isnan(apart) else max(0.0, 0.5 * apart)
+                    expected += math.log1p(math.exp(-(scores[i] - scores[j] - margin)))
+    result = maths.bradley_terry_with_margin(
+        torch.tensor(scores, dtype=torch.float64),
+        torch.tensor(ranks).T,
+        torch.tensor(groups),
+        torch.tensor(ratings, dtype=torch.float64).T,
+        0.5,
+    )
+    assert float(result) == pytest.approx(expected)
+
+
+def test_without_ratings_the_margin_is_none_and_with_them_the_loss_is_larger():
+    scores, ranks, groups = torch.randn(8), torch.arange(8) % 4, torch.tensor([0] * 4 + [1] * 4)
+    plain, pairs, _ = maths.bradley_terry(scores, ranks, groups)
+    unrated = torch.full((8,), math.nan)
+    assert torch.allclose(maths.bradley_terry_with_margin(scores, ranks, groups, unrated, 1.0), plain)
+    assert maths.bradley_terry_with_margin(scores, ranks, groups, -ranks.float(), 1.0) > plain + 0.1 * pairs
+
+
+def test_the_squared_error_is_summed_over_every_rating_there_is():
+    scores = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    ratings = torch.tensor([[1.0, 3.0], [math.nan, 0.0], [math.nan, math.nan]])
+    total, count = maths.squared_error(scores, ratings)
+    assert total == 0 + 4 + 4 and count == 3
+    total.backward()
+    assert scores.grad.tolist() == [-4, 4, 0]  # a response that nobody rated is not moved
+
+
+@settings(max_examples=50, deadline=None)
+@given(seeds)
+def test_the_cross_entropy_of_steps_one_by_one(seed):
+    logits, _, ends = random_case(seed)
+    right = torch.rand(logits.shape, generator=torch.Generator().manual_seed(seed)) < 0.5
+    total, correct = maths.step_cross_entropy(logits, ends, right)
+    expected, agreed = 0.0, 0
+    for logit, end, label in zip(*(x.flatten().tolist() for x in (logits, ends, right)), strict=True):
+        if end:
+            probability = 1 / (1 + math.exp(-logit))
+            expected -= math.log(probability if label else 1 - probability)
+            agreed += (probability > 0.5) == label
+    assert total == pytest.approx(expected, abs=1e-9) and correct == agreed

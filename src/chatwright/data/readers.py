@@ -6,9 +6,10 @@
 | conversations | {"conversations": [{"from", "value"}]}: ShareGPT; LLaVA with "image" and <image> in the text    |
 | alpaca        | {"instruction", "input", "output"}, also "system" and "history"                                 |
 | completion    | {"prompt", "completion"}: TRL; with a "label", true or false, a response that was judged (KTO)  |
+| steps         | {"prompt", "completions", "labels"}: TRL; the steps of an answer and whether each is right      |
 | question      | {"prompt" or "question", "answer" or "reference"}, also "choices", "score", "image"             |
 | preference    | {"prompt", "chosen", "rejected"}: TRL, LLaMA-Factory; the prompt in any form of the above       |
-| comparison    | {"messages", "responses", "ranks"}: `chatwright.data.store`                                     |
+| comparison    | {"messages", "responses", "ranks" or "ratings" or both}: `chatwright.data.store`                |
 | document      | {"text"} or {"content"}                                                                         |
 
 Pictures, sounds and videos stand in the content parts, or beside the text in "image", "images", "audio" ...; there,
@@ -20,7 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from chatwright.data.records import Comparison, Demonstration, Document, Message, Part, Prompt, Record
+from chatwright.data.records import Comparison, Demonstration, Document, Message, Part, Prompt, Record, is_ratings
 from chatwright.data.row import Row
 from chatwright.data.tables import Decoded, ParquetRows, Rows
 from chatwright.errors import ChatwrightError
@@ -48,7 +49,7 @@ def read(rows: Rows[Any], path: Path, kind: type[R]) -> Sequence[R]:
     # Text is checked whole, now. Parquet has one schema for all its rows and is too large to be read twice.
     for index in range(1 if isinstance(rows, ParquetRows) else len(rows)):
         decode(rows.number(index), rows.row(index), fetch=False)
-    return Decoded(rows, decode)
+    return Decoded(rows, decode, path)
 
 
 def format_of(row: Any, path: Path, number: int) -> str:
@@ -148,6 +149,19 @@ def _completion(row: Row) -> Record:
     return Comparison(messages[:-1], (messages[-1].text,), (0 if good else 1,), annotator, "label", row.meta())
 
 
+def _steps(row: Row) -> Record:
+    """A demonstration with a line for every step of its answer and their labels as ``meta["steps"]``."""
+    steps, labels = row.texts("completions"), row.take("labels")
+    for at, step in enumerate(steps):
+        if len(step.strip().splitlines()) != 1:
+            raise row.error(f"completions[{at}]", f"is {step!r:.40}; write a step as one line of text")
+    if not isinstance(labels, list) or len(labels) != len(steps):
+        raise row.error("labels", f"is {labels!r:.40}; write {len(steps)}, one for each of the completions")
+    answer = "\n".join(step.strip() for step in steps)
+    turns = [*row.turns("prompt", "user"), {"role": "assistant", "content": answer}]
+    return Demonstration(row.messages(turns, "turns"), {**row.meta(), "steps": labels})
+
+
 def _preference(row: Row) -> Record:
     """Chosen and rejected are texts, turns, or whole conversations of which the last turn is the response."""
     column = next((name for name in ("messages", "conversations", "prompt", "question") if name in row.row), None)
@@ -168,13 +182,18 @@ def _preference(row: Row) -> Record:
 
 def _comparison(row: Row) -> Record:
     messages = row.messages(row.turns("messages", "user"), "messages")
-    responses, ranks = row.texts("responses"), row.take("ranks")
+    responses, ranks, ratings = row.texts("responses"), row.take("ranks"), row.take("ratings")
     if len(responses) < 2:
         raise row.error("responses", f"has {len(responses)}; a comparison needs two")
+    if ranks is None and ratings is not None:
+        if not is_ratings(ratings, len(responses)) or None in ratings:
+            raise row.error("ratings", f"is {ratings!r:.40}; write {len(responses)} numbers, or `ranks` beside them")
+        ranks = [sum(other > rating for other in ratings) for rating in ratings]
     if not isinstance(ranks, list) or not all(type(rank) is int for rank in ranks) or len(ranks) != len(responses):
         raise row.error("ranks", f"is {ranks!r:.40}; write {len(responses)} places, 0 the best")
     annotator, how = str(row.take("annotator") or "file"), str(row.take("how") or "ranking")
-    return Comparison(messages, responses, tuple(ranks), annotator, how, row.meta())
+    meta = row.meta() | ({} if ratings is None else {"ratings": ratings})
+    return Comparison(messages, responses, tuple(ranks), annotator, how, meta)
 
 
 def _document(row: Row) -> Record:
@@ -184,12 +203,13 @@ def _document(row: Row) -> Record:
 
 
 FORMATS: dict[str, tuple[tuple[set[str], ...], Callable[[Row], Record]]] = {
-    "comparison": (({"messages", "responses", "ranks"},), _comparison),
+    "comparison": (({"messages", "responses", "ranks"}, {"messages", "responses", "ratings"}), _comparison),
     "preference": (({"chosen", "rejected"},), _preference),
     "messages": (({"messages"},), _conversation),
     "conversations": (({"conversations"},), _conversation),
     "alpaca": (({"instruction", "output"},), _alpaca),
     "completion": (({"prompt", "completion"},), _completion),
+    "steps": (({"prompt", "completions", "labels"},), _steps),
     "question": (({"prompt"}, {"question"}), _conversation),
     "document": (({"text"}, {"content"}), _document),
 }

@@ -5,6 +5,7 @@ the ``messages`` that Hugging Face templates read. On disk a record is one row o
 """
 
 import io
+import math
 import struct
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -88,7 +89,11 @@ class Document:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A conversation whose assistant turns are what the model should say."""
+    """A conversation whose assistant turns are what the model should say.
+
+    Where somebody judged the last of them step by step, a step being a line of it that is not blank, ``meta["steps"]``
+    holds a label for each: 1 right, 0 neutral, -1 wrong (as PRM800K has them), or true and false.
+    """
 
     kind: ClassVar[str] = "demonstration"
     messages: tuple[Message, ...]
@@ -117,7 +122,8 @@ class Comparison:
     """A prompt with K responses that one judge ranked: ``ranks[i]`` is the place of ``responses[i]``, 0 the best.
 
     Equal ranks are ties; a single response has rank 0 if it was judged good and 1 if bad. ``annotator`` says who
-    judged, ``how`` in which way ("ranking", "pair", "label", "simulated" ...).
+    judged, ``how`` in which way ("ranking", "pair", "label", "simulated" ...). Where the judge also gave numbers,
+    ``meta["ratings"]`` holds one for each response, the higher the better, or None.
     """
 
     kind: ClassVar[str] = "comparison"
@@ -127,6 +133,15 @@ class Comparison:
     annotator: str
     how: str
     meta: dict[str, Any] = field(default_factory=dict)
+
+
+def is_ratings(given: Any, count: int) -> bool:
+    """Whether these can be the ``meta["ratings"]`` of so many responses."""
+    return (
+        isinstance(given, list | tuple)
+        and len(given) == count
+        and all(one is None or (type(one) in (int, float) and math.isfinite(one)) for one in given)
+    )
 
 
 Record = Document | Demonstration | Prompt | Comparison

@@ -70,7 +70,7 @@ def load(path: Path | str, kind: type[R]) -> Sequence[R]:
     if isinstance(rows, ParquetRows):
         written = next((stored for stored, schema in SCHEMAS.items() if rows.schema.equals(schema)), None)
         if written:
-            return Decoded(rows, lambda number, row: readers.convert(_decode(row, written), kind, path, number))
+            return Decoded(rows, lambda number, row: readers.convert(_decode(row, written), kind, path, number), path)
     return readers.read(rows, path, kind)
 
 

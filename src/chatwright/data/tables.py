@@ -41,10 +41,10 @@ class Rows(Sequence[T]):
 
 
 class Decoded(Rows[T], Generic[T, S]):
-    """Other rows seen through ``decode(number, row)``."""
+    """Other rows, those of the file ``path``, seen through ``decode(number, row)``."""
 
-    def __init__(self, rows: Rows[S], decode: Callable[[int, S], T]):
-        self.rows, self.decode = rows, decode
+    def __init__(self, rows: Rows[S], decode: Callable[[int, S], T], path: Path):
+        self.rows, self.decode, self.path = rows, decode, path
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -52,6 +52,9 @@ class Decoded(Rows[T], Generic[T, S]):
     def row(self, index: int) -> T:
         number = self.rows.number(index)
         return self.decode(number, self.rows.row(index))
+
+    def number(self, index: int) -> int:
+        return self.rows.number(index)
 
 
 class ParquetRows(Rows[dict[str, Any]]):
@@ -151,6 +154,13 @@ def open_rows(path: Path) -> Rows[Any]:
         raise ChatwrightError(f"{path}:{error.lineno}: not JSON ({error.msg}); mend it or make it again") from error
     except PermissionError as error:
         raise ChatwrightError(f"{path}: no permission to read it; chmod it or choose another file") from error
+
+
+def place_of(records: Sequence[Any], index: int) -> str:
+    """How a line about a bad record begins: ``file:row`` where the records were loaded from a file."""
+    if isinstance(records, Decoded):
+        return f"{records.path}:{records.number(index)}"
+    return f"row {index + 1}"
 
 
 def nearest(path: Path) -> str:

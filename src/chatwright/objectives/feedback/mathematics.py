@@ -42,6 +42,51 @@ def bradley_terry(scores: Tensor, ranks: Tensor, groups: Tensor) -> tuple[Tensor
     return (judges * -F.logsigmoid(margins)).sum(), judges.sum(), (judges * right).sum().detach()
 
 
+def bradley_terry_with_margin(scores: Tensor, ranks: Tensor, groups: Tensor, ratings: Tensor, scale: float) -> Tensor:
+    """-log sigmoid(better - worse - margin), summed over the pairs of `bradley_terry`.
+
+    Touvron et al. 2023, "Llama 2", section 3.2.2. The margin is ``scale`` times how much higher the same judge rated
+    the better response: never negative, and 0 where a number is missing.
+
+    Args:
+        scores, ranks, groups: as for `bradley_terry`. ratings: shaped as ``ranks``, nan where there is none.
+    """
+    ranks, ratings = ranks.reshape(len(ranks), -1), ratings.reshape(len(ranks), -1)
+    preferring = (ranks[:, None] < ranks[None, :]) & (groups[:, None] == groups[None, :])[..., None]  # [N, N, judges]
+    margins = (scale * (ratings[:, None] - ratings[None, :])).nan_to_num(nan=0.0).clamp_min(0)
+    apart = (scores[:, None] - scores[None, :])[..., None] - margins
+    return (preferring * -F.logsigmoid(apart)).sum()
+
+
+def squared_error(scores: Tensor, ratings: Tensor) -> tuple[Tensor, Tensor]:
+    """(score - rating)^2, summed over all ratings.
+
+    Args:
+        scores: [N]. ratings: [N, J] by J judges, nan where there is none.
+
+    Returns:
+        Scalars: the summed error, the number of ratings.
+    """
+    given = ~ratings.isnan()
+    errors = scores[:, None] - ratings.nan_to_num()
+    return (errors[given] ** 2).sum(), given.sum()
+
+
+def step_cross_entropy(logits: Tensor, ends: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Binary cross-entropy of the steps' labels, summed over the steps.
+
+    Args:
+        logits: [B, T], the log-odds that the step which ends at a token is right. ends: [B, T] (bool), where one does.
+        right: [B, T] (bool), whether it is.
+
+    Returns:
+        Scalars: the summed loss, the number of steps whose more likely label is the given one.
+    """
+    chosen, labels = logits[ends], right[ends]
+    total = F.binary_cross_entropy_with_logits(chosen, labels.to(chosen.dtype), reduction="sum")
+    return total, ((chosen > 0) == labels).sum()
+
+
 def kl_k1(logprobs: Tensor, reference: Tensor) -> Tensor:
     """log p - log q at tokens drawn from p: unbiased for KL(p || q), either sign. Schulman 2020, "Approximating KL"."""
     return logprobs - reference

@@ -1,6 +1,7 @@
 """annotate, reward and rl as a user runs them, on tiny real models."""
 
 import json
+import math
 import os
 import signal
 
@@ -15,6 +16,7 @@ from chatwright.models.load import load_model
 from chatwright.objectives.feedback.methods import OFFLINE
 from chatwright.stages.annotate import Annotate
 from chatwright.stages.base import execute
+from chatwright.stages.bestofn import BestOfN
 from chatwright.stages.prefer import Prefer
 from chatwright.stages.reward import Reward
 from chatwright.stages.rl import RL
@@ -323,3 +325,31 @@ def test_single_responses_with_a_label_are_for_kto(checkpoint, tmp_path):
     stage.method = "dpo"
     with pytest.raises(ChatwrightError, match=r"labels.jsonl.*use method kto"):
         stage.run(tmp_path / "out2")
+
+
+# ---- best of n
+
+
+def test_the_best_of_n_is_kept_and_can_be_learned(checkpoint, prompts, tmp_path, monkeypatch):
+    script = tmp_path / "short.py"
+    script.write_text("def shortness(prompt, text):\n    return -len(text)\n")
+    stage = BestOfN(str(checkpoint), prompts, "", f"{script}:shortness", n=4, max_new_tokens=6, chunk=8)
+    assert_resumes(stage, tmp_path, monkeypatch, after=2)
+    scores = json.loads((tmp_path / "cut" / "scores.json").read_text())
+    best = list(scores["best_of"].values())
+    assert len(best) == 4 and best == sorted(best) and best[0] < best[3]
+    assert 0 < scores["kl"] <= math.log(4) - 3 / 4 + 1e-9
+    kept = load(tmp_path / "cut" / "demonstrations.parquet", Demonstration)
+    assert 0 < len(kept) == scores["kept"] <= scores["prompts"] == 41
+    assert all(len(row.messages[-1].text) == -row.meta["score"] for row in kept)
+    assert {row.messages[:-1] for row in kept} <= {prompt.messages for prompt in load(prompts, Prompt)}
+
+
+def test_best_of_n_says_what_is_missing(checkpoint, judge, prompts, tmp_path):
+    for match, settings in {
+        "reward model or a verifier": {},
+        "n=1": {"reward": str(judge), "n": 1},
+        "least=1000": {"reward": str(judge), "least": 1000.0, "limit": 3, "max_new_tokens": 3},
+    }.items():
+        with pytest.raises(ChatwrightError, match=match):
+            execute(BestOfN(str(checkpoint), prompts, **settings), tmp_path / "out")

@@ -183,7 +183,7 @@ def _preference(row: Row) -> Record:
 def _comparison(row: Row) -> Record:
     messages = row.messages(row.turns("messages", "user"), "messages")
     responses, ranks, ratings = row.texts("responses"), row.take("ranks"), row.take("ratings")
-    if len(responses) < 2:
+    if len(responses) < (1 if row.row.get("how") == "label" else 2):
         raise row.error("responses", f"has {len(responses)}; a comparison needs two")
     if ranks is None and ratings is not None:
         if not is_ratings(ratings, len(responses)) or None in ratings:

@@ -3,6 +3,7 @@
 from chatwright.stages.align import Align
 from chatwright.stages.annotate import Annotate
 from chatwright.stages.base import Stage
+from chatwright.stages.bestofn import BestOfN
 from chatwright.stages.chat import Chat
 from chatwright.stages.data import Data
 from chatwright.stages.evaluate import Evaluate
@@ -29,6 +30,7 @@ STAGES: dict[str, type[Stage]] = {
         Annotate,
         Reward,
         Prefer,
+        BestOfN,
         RL,
         Evaluate,
         Report,

@@ -1,9 +1,7 @@
 """Reinforcement learning from feedback: PPO and its kin, with or without the pretraining mix."""
 
 import copy
-import importlib
-import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from chatwright.data.records import Document, Prompt
 from chatwright.data.render import Rendered, Renderer
 from chatwright.data.store import load
 from chatwright.errors import ChatwrightError
+from chatwright.feedback.verifiers import Verifier, function_of
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
 from chatwright.models.eyes import TOWERS, freeze_eye, restore_eye
@@ -36,8 +35,6 @@ METRICS = (
     "explained_variance",
 )  # fmt: skip
 RESAMPLES = 3  # times that other prompts are tried where all responses are worth the same
-
-Verifier = Callable[[Prompt, str], float]
 
 
 @dataclass
@@ -370,30 +367,6 @@ class Experience:
         size = self.settings.micro_batch or count
         parts = (rows[i : i + size] for i in range(0, count, size))
         return [{**self.renderer.collate(part), "pretraining.scale": scale} for part in parts]
-
-
-def function_of(name: str) -> Verifier:
-    """The Python function that ``package.module:function`` or ``file.py:function`` names.
-
-    Raises:
-        ChatwrightError: there is no such file, module or function.
-    """
-    place, _, attribute = name.rpartition(":")
-    try:
-        if place.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-            if spec is None or spec.loader is None:
-                raise ImportError(f"{place} is not a Python file")
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(place)
-    except (ImportError, FileNotFoundError) as error:
-        raise ChatwrightError(f"{name}: {error}; write package.module:function or file.py:function") from error
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        raise ChatwrightError(f"{name}: {place} has no function {attribute}; write package.module:function")
-    return function
 
 
 def share_eye(models: Sequence[PreTrainedModel], rows: Sequence[Rendered]) -> list[Rendered]:

@@ -6,6 +6,8 @@ it, the value of the state *before* it, the reward for having said it. Losses ar
 up over micro-batches and processes divides once.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -167,6 +169,43 @@ def overlong_penalty(lengths: Tensor, longest: int, part: float) -> Tensor:
     """0 to 1, growing linearly over the last ``part`` of the length allowed (Yu et al. 2025, equation 13); [N]."""
     free = longest * (1 - part)
     return ((lengths - free) / max(longest - free, 1e-9)).clamp(0, 1)
+
+
+def best_of_n_kl(n: int, logprobs: Tensor) -> Tensor:
+    """KL of best-of-n sampling from the policy that it samples from, estimated from its responses.
+
+    Beirami et al. 2024, "Theoretical guarantees on the best-of-n alignment policy", https://arxiv.org/abs/2401.01879,
+    equation 25: where a response has probability e, best-of-n says the best one with at most 1 - (1 - e)^n. With no
+    response likely it becomes log n - (n - 1) / n, which Stiennon et al. 2020 use and which is an upper bound.
+
+    Args:
+        logprobs: [N], of the responses that were the best of their n, under the policy as it sampled.
+
+    Returns:
+        [N], nats; their mean is the estimate.
+    """
+    logprobs = logprobs.double().clamp(max=-1e-12)
+    missed = n * torch.log(-torch.expm1(logprobs))  # log of (1 - e)^n: how likely n samples are without this response
+    bound = math.log(n) + missed * (n - 1) / n - (n - 1) / n
+    return missed.exp() * bound - torch.expm1(missed) * (torch.log(-torch.expm1(missed)) - logprobs)
+
+
+def best_of_k(scores: Tensor) -> Tensor:
+    """What the best of k responses scores on average, for k = 1 .. n, from n responses to each prompt.
+
+    Every subset of k counts (Nakano et al. 2021, "WebGPT", appendix I): of the sorted scores the i-th is the best of
+    C(i - 1, k - 1) subsets.
+
+    Args:
+        scores: [prompts, n].
+
+    Returns:
+        [n], the means over the prompts.
+    """
+    n = scores.shape[1]
+    mean = scores.double().sort(1).values.mean(0).tolist()
+    shares = [[math.comb(i, k - 1) / math.comb(n, k) for i in range(n)] for k in range(1, n + 1)]
+    return torch.tensor([sum(s * m for s, m in zip(share, mean, strict=True)) for share in shares])
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -1,0 +1,135 @@
+"""Best-of-n: sample many responses and keep the best, which one can then fine-tune on."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from chatwright.data.records import Demonstration, Message, Prompt
+from chatwright.data.render import Renderer
+from chatwright.data.store import load, save
+from chatwright.errors import ChatwrightError
+from chatwright.feedback.verifiers import function_of
+from chatwright.files import write
+from chatwright.generation.engine import Completion, Engine
+from chatwright.generation.sampling import Sampling
+from chatwright.models.heads import RewardModel, score_all
+from chatwright.models.load import checkpoint_of, load_model
+from chatwright.objectives.feedback.mathematics import best_of_k, best_of_n_kl
+from chatwright.stages.base import Stage
+from chatwright.training.loop import best_device
+from chatwright.training.progress import Bar
+
+
+@dataclass
+class BestOfN(Stage):
+    """Sample n responses to every prompt and keep the one that scores best (Nakano et al. 2021, WebGPT).
+
+    Writes ``demonstrations.parquet``, the best responses, to fine-tune on (rejection sampling fine-tuning: Touvron et
+    al. 2023, Llama 2, section 3.2.3; with a verifier and ``least`` as in Yuan et al. 2023), and ``scores.json``: for
+    every k up to n what the best of k scores on average, and the KL of best-of-n from the model, in nats.
+
+    Args:
+        model: a checkpoint, an artifact, or the name of a pretrained model.
+        prompts: to answer.
+        reward: a reward model. verifier: a function of a `Prompt` and a text, as ``package.module:function`` or
+            ``file.py:function``. With both, their sum is the score.
+        n: responses to each prompt.
+        least: the lowest score of a response that is kept; 1 keeps what a verifier of truth finds right.
+        temperature: of the sampling. max_new_tokens: longest response; one that does not come to its end is not kept.
+        limit: use only so many of the prompts, at random; 0 for all.
+        batch_size: responses sampled at once. chunk: prompts between two savings.
+        seed: of the choice and the sampling.
+    """
+
+    model: str
+    prompts: Path
+    reward: str = ""
+    verifier: str = ""
+    n: int = 8
+    least: float | None = None
+    temperature: float = 1.0
+    max_new_tokens: int = 64
+    limit: int = 0
+    batch_size: int = 64
+    chunk: int = 64
+    seed: int = 0
+
+    def run(self, out: Path) -> None:
+        if not (self.reward or self.verifier):
+            raise ChatwrightError("nothing says which response is best; name a reward model or a verifier")
+        if self.n < 2 or self.temperature <= 0:
+            raise ChatwrightError(f"n={self.n}, temperature={self.temperature}: choosing takes different responses")
+        prompts = load(self.prompts, Prompt)
+        order = [int(i) for i in np.random.default_rng(self.seed).permutation(len(prompts))]
+        order = order[: self.limit] if self.limit else order
+        answers = self._answers(prompts, order, out / "state")
+        kept = [
+            Demonstration(
+                (*prompts[i].messages, Message.of("assistant", answer["text"])),
+                {**prompts[i].meta, "score": max(answer["scores"])},
+            )
+            for i, answer in zip(order, answers, strict=True)
+            if answer["finished"] and (self.least is None or max(answer["scores"]) >= self.least)
+        ]
+        if not kept:
+            raise ChatwrightError(f"{self.prompts}: no response scores least={self.least} or more; lower it or raise n")
+        save(kept, out / "demonstrations.parquet")
+        best = best_of_k(torch.tensor([answer["scores"] for answer in answers]))
+        kl = best_of_n_kl(self.n, torch.tensor([answer["logprob"] for answer in answers]))
+        report = {
+            "best_of": {str(k): round(float(score), 6) for k, score in enumerate(best, 1)},
+            "kl": float(kl.mean()),
+            "prompts": len(order),
+            "kept": len(kept),
+        }
+        write(out / "scores.json", json.dumps(report, indent=1))
+
+    def _answers(self, prompts: Sequence[Prompt], order: list[int], state: Path) -> list[dict[str, Any]]:
+        """Chunk by chunk; a chunk that is on disk is not sampled again."""
+        chunks = [order[i : i + self.chunk] for i in range(0, len(order), self.chunk)]
+        files = [state / f"best-{number:05d}.json" for number in range(len(chunks))]
+        missing = [number for number, file in enumerate(files) if not file.exists()]
+        if missing:
+            folder = checkpoint_of(self.model)
+            engine = Engine(load_model(folder).to(best_device()), Renderer.load(folder), self.batch_size)
+            judge = RewardModel.load(self.reward).to(best_device()) if self.reward else None
+            with Bar("bestofn", len(order), start=len(order) - sum(len(chunks[i]) for i in missing)) as bar:
+                for number in missing:
+                    found = self._best(engine, judge, [prompts[i] for i in chunks[number]])
+                    write(files[number], json.dumps(found, ensure_ascii=False))
+                    bar.advance(len(chunks[number]))
+        return [answer for file in files for answer in json.loads(file.read_text(encoding="utf-8"))]
+
+    def _best(self, engine: Engine, judge: Any, prompts: list[Prompt]) -> list[dict[str, Any]]:
+        """For every prompt the best ``text``, its ``logprob``, whether it ``finished``, and all the ``scores``."""
+        rendered = [engine.renderer.prompt(prompt.messages) for prompt in prompts]
+        sampling = Sampling(self.max_new_tokens, self.temperature, seed=self.seed)
+        drawn = engine.generate(rendered, sampling, n=self.n)
+        scores = torch.zeros(len(prompts), self.n)
+        if judge is not None:
+            rows = [
+                engine.renderer.answered(prompt, completion.tokens)
+                for prompt, completions in zip(rendered, drawn, strict=True)
+                for completion in completions
+            ]
+            scores += score_all(judge, engine.renderer, rows, self.batch_size).view_as(scores)
+        if self.verifier:
+            verifier = function_of(self.verifier)
+            scores += torch.tensor(
+                [[float(verifier(p, c.text)) for c in row] for p, row in zip(prompts, drawn, strict=True)]
+            )
+        best: list[Completion] = [row[int(i)] for row, i in zip(drawn, scores.argmax(1), strict=True)]
+        return [
+            {
+                "text": completion.text,
+                "logprob": sum(completion.logprobs),
+                "finished": completion.finish_reason == "stop",
+                "scores": row.tolist(),
+            }
+            for completion, row in zip(best, scores, strict=True)
+        ]

@@ -233,8 +233,7 @@ class Experience:
         for chosen in (order[i : i + size] for i in range(0, len(order), size)):
             batch = self.renderer.collate([rows[i] for i in chosen])
             inputs, said = to_device(batch, self.device), mask[chosen]
-            never = self.renderer.placeholders.values()
-            logprobs, _ = token_logprobs(self.reference, inputs, self.settings.temperature, never)
+            logprobs, _ = token_logprobs(self.reference, inputs, self.settings.temperature, self.renderer.unsaid)
             values = self.objective.critic.values(inputs)
             scores[chosen] = self.scorer.scores(inputs).cpu()
             reference[chosen] = gather(logprobs.cpu(), batch["loss_mask"], said)

@@ -39,7 +39,7 @@ class PPO(Objective):
 
     Args:
         policy: the model being trained. critic: its value model, made from the reward model.
-        renderer: saved beside the policy; its placeholders of media are never said.
+        renderer: saved beside the policy; its ``unsaid`` tokens are never said.
         temperature: of the sampling; logits are divided by it here as well.
         clip, value_clip: how far the ratio and the values may move within one rollout.
     """
@@ -71,7 +71,7 @@ class PPO(Objective):
 
     def _rollouts(self, batch: dict[str, Any]) -> Loss:
         inputs, mask, old = rendered(batch), batch["loss_mask"], batch["rollout.logprobs"]
-        logprobs, entropy = token_logprobs(self.policy, inputs, self.temperature, self.renderer.placeholders.values())
+        logprobs, entropy = token_logprobs(self.policy, inputs, self.temperature, self.renderer.unsaid)
         policy, clipped = clipped_policy_loss(logprobs, old, batch["rollout.advantages"], mask, self.clip)
         value, value_clipped = clipped_value_loss(
             self.critic.values(inputs), batch["rollout.values"], batch["rollout.returns"], mask, self.value_clip

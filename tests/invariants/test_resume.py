@@ -14,6 +14,7 @@ from tests.conftest import LINES, picture
 
 from chatwright.data.records import Demonstration, Document, Message, Part, Prompt
 from chatwright.data.store import save
+from chatwright.models.adapters import Adapter
 from chatwright.stages.align import Align
 from chatwright.stages.annotate import Annotate
 from chatwright.stages.base import Stage, execute
@@ -100,6 +101,9 @@ STAGES: dict[str, Callable[[Path], Stage]] = {
     ),
     "sft": lambda made: SFT(
         str(made / "align"), made / "demonstrations.parquet", 8, 4, 8, training=course(precision="bf16")
+    ),
+    "lora": lambda made: SFT(
+        str(made / "align"), made / "demonstrations.parquet", 8, 4, 8, adapter=Adapter("lora"), training=course()
     ),
     "annotate": lambda made: Annotate(
         str(made / "sft"), made / "demonstrations.parquet", 4, max_new_tokens=8, heldout=0.3, chunk=2

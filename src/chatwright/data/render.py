@@ -4,6 +4,7 @@ Works with any `transformers` tokenizer or processor that has a chat template. W
 template itself, by the character where each assistant turn begins, so templates need no ``{% generation %}`` marks.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -20,6 +21,7 @@ from chatwright.data.records import Document, Message, Part
 from chatwright.errors import ChatwrightError
 
 PLACEHOLDERS = {"image": "image_token", "audio": "audio_token", "video": "video_token"}
+SOFT_PROMPT = "<|soft_prompt_{}|>"
 
 
 @dataclass
@@ -61,6 +63,11 @@ class Renderer:
             for kind, attribute in PLACEHOLDERS.items()
             if self.multimodal and getattr(processor, attribute, None)
         }
+        vocabulary = self.tokenizer.get_added_vocab()
+        names = map(SOFT_PROMPT.format, range(len(vocabulary)))
+        self.soft_prompt = [vocabulary[name] for name in names if name in vocabulary]
+        # What stands in a prompt and is never said: places of media, and the learned vectors of prompt tuning.
+        self.unsaid = {*self.placeholders.values(), *self.soft_prompt}
         self.end_id = self._end_of_turn()
         self.stop_ids = {self.tokenizer.eos_token_id, self.end_id}
         self.pad_id: int = (
@@ -87,6 +94,18 @@ class Renderer:
         if not isinstance(processor, ProcessorMixin | PreTrainedTokenizerBase):
             raise ChatwrightError(f"{folder}: {type(processor).__name__} reads no text; add a tokenizer")
         return cls(processor)
+
+    def with_soft_prompt(self, tokens: int) -> "Renderer":
+        """A renderer that begins every conversation, before all else, with so many new tokens for prompt tuning.
+
+        Its ``soft_prompt`` ends with their ids.
+        """
+        processor = copy.deepcopy(self.processor)
+        tokenizer = getattr(processor, "tokenizer", processor)
+        names = [SOFT_PROMPT.format(len(self.soft_prompt) + i) for i in range(tokens)]
+        tokenizer.add_tokens(names, special_tokens=True)
+        processor.chat_template = "".join(names) + processor.chat_template
+        return Renderer(processor)
 
     def demonstration(self, messages: Sequence[Message]) -> Rendered:
         """Render a conversation; every assistant turn with its end token is supervised.

@@ -37,7 +37,7 @@ class Completion:
         tokens: what was sampled, the stop token included when there was one.
         text: the tokens as text, without special tokens, cut before a stop text.
         logprobs: a token's log-probability in nats, under exactly the distribution that it was drawn from (temperature,
-            top-k and top-p applied, placeholders of media excluded); for greedy answers that at temperature 1.
+            top-k and top-p applied, `Renderer.unsaid` excluded); for greedy answers that at temperature 1.
         finish_reason: "stop" at a stop token or stop text, "length" when the tokens or the context ran out.
     """
 
@@ -253,7 +253,7 @@ class _Batch:
         self.tail = max([len(stop.encode()) for stop in sampling.stop], default=0)
 
         device = model.device
-        self.placeholders = torch.tensor(sorted(renderer.placeholders.values()), dtype=torch.long, device=device)
+        self.unsaid = torch.tensor(sorted(renderer.unsaid), dtype=torch.long, device=device)
         inputs = {name: value.to(device) for name, value in batch.items() if name != "loss_mask"}
         mask = inputs["attention_mask"]
         prompts, self.length = mask.shape
@@ -274,7 +274,7 @@ class _Batch:
     def step(self) -> bool:
         """Draw the next token of every live row and feed it to the model; False when no row is left."""
         # A placeholder without its media would be a row that no forward pass accepts again.
-        logits = distribution(self.logits.index_fill(1, self.placeholders, float("-inf")), self.sampling)
+        logits = distribution(self.logits.index_fill(1, self.unsaid, float("-inf")), self.sampling)
         uniforms = None if self.uniforms is None else self.uniforms[:, self.count]
         tokens, logprobs = draw(logits, uniforms)
         self.count += 1

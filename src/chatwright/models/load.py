@@ -114,7 +114,7 @@ def token_logprobs(
     Args:
         batch: as `Renderer.collate` gives it.
         temperature: logits are divided by it first.
-        excluded: tokens that are given no probability, as `Engine` gives none to the renderer's ``placeholders``.
+        excluded: tokens that are given no probability, as `Engine` gives none to the renderer's ``unsaid``.
 
     Returns:
         Two [B, T] float32 tensors, zero where ``loss_mask`` is False: log p(token t | tokens < t), and the entropy of
@@ -138,8 +138,12 @@ def _has_plain_head(model: PreTrainedModel) -> bool:
     if model not in _plain_heads:
         head = model.get_output_embeddings()
         ids = torch.arange(4, device=head.weight.device).unsqueeze(0)
+        training = [module for module in model.modules() if module.training]
+        model.eval()  # dropout would differ between the two, and use up random numbers that a resumed run has not
         with torch.no_grad():
             whole = model(input_ids=ids, use_cache=False).logits
             ours = head(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+        for module in training:
+            module.training = True
         _plain_heads[model] = torch.allclose(whole.float(), ours.float(), rtol=1e-3, atol=1e-3)
     return _plain_heads[model]

@@ -328,11 +328,10 @@ class Experience:
         rows = [self._row(i) for i in range(len(mask))]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         size = self.settings.micro_batch or 64
-        never = self.renderer.placeholders.values()
         for chosen in (order[i : i + size] for i in range(0, len(order), size)):
             batch = self.renderer.collate([rows[i] for i in chosen])
             inputs, said = to_device(batch, self.device), mask[chosen]
-            logprobs, _ = token_logprobs(self.reference, inputs, self.settings.temperature, never)
+            logprobs, _ = token_logprobs(self.reference, inputs, self.settings.temperature, self.renderer.unsaid)
             self.buffer.reference[chosen] = gather(logprobs.cpu(), batch["loss_mask"], said)
             if isinstance(self.objective, PPO):
                 values = self.objective.critic.values(inputs)

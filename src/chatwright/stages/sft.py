@@ -10,6 +10,7 @@ from chatwright.data.records import Demonstration
 from chatwright.data.render import Renderer
 from chatwright.data.store import load
 from chatwright.errors import ChatwrightError
+from chatwright.models.adapters import Adapter, adapt
 from chatwright.models.eyes import freeze_eye, restore_eye
 from chatwright.models.load import attention_for, checkpoint_of, load_model
 from chatwright.objectives.language.causal import CausalLanguageModel
@@ -32,7 +33,8 @@ class SFT(Stage):
         eye_rate: part of the learning rate that the eye gets; 0 leaves it as it is, and lets it look at every picture
             only once.
         limit: use only the first so many demonstrations; 0 for all.
-        seed: of the order.
+        seed: of the order, and of an adapter's first weights.
+        adapter: learn that alone instead of the whole model; saved for `peft` in ``adapter/``, and in ``model/``.
         training: settings of the loop.
     """
 
@@ -45,12 +47,15 @@ class SFT(Stage):
     eye_rate: float = 0.0
     limit: int = 0
     seed: int = 0
+    adapter: Adapter = field(default_factory=Adapter)
     training: Training = field(default_factory=lambda: Training(learning_rate=2e-3))
 
     def run(self, out: Path) -> None:
+        if self.adapter.method and self.eye_rate:
+            raise ChatwrightError("an adapter leaves the eye as it is; set eye_rate to 0, or adapter.method to nothing")
         torch.manual_seed(self.seed)
         folder = checkpoint_of(self.model)
-        renderer = Renderer.load(folder)
+        renderer = self.adapter.prepare(Renderer.load(folder))
         demonstrations = load(self.demonstrations, Demonstration)
         count = min(self.limit, len(demonstrations)) if self.limit else len(demonstrations)
         rows = [renderer.demonstration(demonstrations[i].messages) for i in range(count)]
@@ -67,9 +72,12 @@ class SFT(Stage):
             model.to(memory_format=torch.channels_last)  # faster for the convolutions of an eye; others do not notice
         else:
             kept = freeze_eye(model, kept)
+        adapted = adapt(model, renderer, self.adapter) if self.adapter.method else None
         steps = max(1, round(self.epochs * len(kept) / self.batch_size))
         loader = Batches(kept, renderer.collate, self.batch_size, steps, self.seed, self.micro_batch, lengths)
         objective = CausalLanguageModel(model, renderer, self.eye_rate)
         fit(objective, loader, self.training, out, "sft")
         restore_eye(model)
+        if adapted:
+            adapted.finish(out / "adapter")
         objective.save(out / "model")

@@ -35,7 +35,7 @@ class PolicyGradient(Objective):
 
     Args:
         policy: the model being trained.
-        renderer: saved beside the policy; its placeholders of media are never said.
+        renderer: saved beside the policy; its ``unsaid`` tokens are never said.
         temperature: of the sampling; logits are divided by it here as well.
         pretraining_coefficient: of the pretraining term.
         clip, clip_high: how far the ratio may fall below and rise above one; beyond, nothing is learned.
@@ -105,8 +105,7 @@ class PolicyGradient(Objective):
 
     def _rollouts(self, batch: dict[str, Any]) -> Loss:
         mask, old = batch["loss_mask"], batch["rollout.logprobs"]
-        placeholders = self.renderer.placeholders.values()
-        logprobs, entropy = token_logprobs(self.policy, rendered(batch), self.temperature, placeholders)
+        logprobs, entropy = token_logprobs(self.policy, rendered(batch), self.temperature, self.renderer.unsaid)
         total, clipped = self.policy_loss(logprobs, batch)
         tokens, weight = mask.sum(), self.weight(mask)
         fresh = batch["rollout.fresh"]

@@ -38,7 +38,7 @@ class Preference(Objective):
     method has a reference. The weight is the number of pairs.
 
     Args:
-        policy: any causal or multimodal model. renderer: saved beside it; its placeholders of media are never said.
+        policy: any causal or multimodal model. renderer: saved beside it; its ``unsaid`` tokens are never said.
     """
 
     has_reference: ClassVar[bool] = True
@@ -91,4 +91,4 @@ class Preference(Objective):
 
 def response_logprobs(policy: PreTrainedModel, renderer: Renderer, batch: dict[str, Any]) -> Tensor:
     """[N]: the log-probability of every response as a whole."""
-    return token_logprobs(policy, batch, excluded=renderer.placeholders.values())[0].sum(1)
+    return token_logprobs(policy, batch, excluded=renderer.unsaid)[0].sum(1)

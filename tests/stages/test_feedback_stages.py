@@ -11,6 +11,7 @@ import torch
 from chatwright.data.records import Comparison, Demonstration, Document, Message, Part, Prompt
 from chatwright.data.store import load, save
 from chatwright.errors import ChatwrightError
+from chatwright.models.adapters import Adapter
 from chatwright.models.heads import RewardModel, score_all
 from chatwright.models.load import load_model
 from chatwright.objectives.feedback.methods import OFFLINE
@@ -303,6 +304,19 @@ def test_preferences_are_learned_without_a_reward_model(checkpoint, renderer, tm
     lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     if OFFLINE[method].has_reference:  # the policy begins as its reference
         assert lines[0]["reward_better"] == pytest.approx(0, abs=1e-5)
+    load_model(tmp_path / "out")
+
+
+@pytest.mark.parametrize("adapter", ["lora", "prompt"])
+def test_an_adapter_learns_preferences_beside_its_own_base(checkpoint, tmp_path, adapter):
+    stage = prefer(checkpoint, tmp_path, adapter=Adapter(adapter, tokens=4))
+    stage.training.learning_rate = 3e-2
+    execute(stage, tmp_path / "out")
+    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    first = lines[0]["reward_better"]  # a prompt differs from its base from the start, low rank does not
+    assert abs(first) > 1e-3 if adapter == "prompt" else first == pytest.approx(0, abs=1e-5)
+    assert lines[-1]["accuracy"] > 0.9 and lines[-1]["margin"] > lines[0]["margin"]
+    assert (tmp_path / "out" / "adapter" / "adapter_config.json").exists()
     load_model(tmp_path / "out")
 
 

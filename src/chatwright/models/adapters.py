@@ -121,13 +121,14 @@ class SoftPrompt:
     def disabled(self) -> Iterator[None]:
         """Within it the prompt is padding: the model computes, up to rounding, what it would without it.
 
-        For whole rows with an ``attention_mask``, not for cached generation.
+        For whole rows, not for cached generation.
         """
 
         def hide(module: nn.Module, args: tuple, inputs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
             if inputs.get("past_key_values") is not None:
                 raise ChatwrightError("a disabled prompt is for whole rows; generate with the renderer of the base")
-            mask = inputs["attention_mask"].masked_fill(inputs["input_ids"] >= self.ids[0], 0)
+            ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+            mask = (torch.ones_like(ids) if mask is None else mask).masked_fill(ids >= self.ids[0], 0)
             return args, {**inputs, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp_min(0)}
 
         hook = self.model.base_model.register_forward_pre_hook(hide, with_kwargs=True)

@@ -123,7 +123,8 @@ def token_logprobs(
     wanted = batch["loss_mask"].clone()
     wanted[:, 0] = False
     logits = answer_logits(model, batch).float() / temperature
-    if ids := sorted(excluded):
+    # A soft prompt that is being learned has no rows in the head yet.
+    if ids := sorted(i for i in excluded if i < logits.shape[-1]):
         logits = logits.index_fill(-1, torch.tensor(ids, device=logits.device), float("-inf"))
     everything = logits.log_softmax(-1)
     chosen = everything.gather(-1, batch["input_ids"][wanted].unsqueeze(-1)).squeeze(-1)

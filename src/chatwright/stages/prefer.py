@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from chatwright.data.render import Rendered, Renderer
 from chatwright.data.store import load
 from chatwright.errors import ChatwrightError
 from chatwright.files import write
+from chatwright.models.adapters import Adapter, adapt
 from chatwright.models.eyes import freeze_eye, restore_eye
 from chatwright.models.load import attention_for, checkpoint_of, load_model
 from chatwright.objectives.feedback.methods import OFFLINE, make
@@ -33,7 +35,8 @@ class Prefer(Stage):
     larger for the response that was preferred (for kto: how many responses it judges as people did).
 
     Args:
-        model: what the policy begins as: the fine-tuned model. It is the reference too, asked once for every response.
+        model: what the policy begins as: the fine-tuned model. It is the reference too, which is asked
+            once for every response.
         comparisons: rankings, chosen and rejected responses, or (kto) single responses with a label.
         heldout: comparisons of other prompts, to test on.
         method: how to learn; each is described in ``objectives/feedback``.
@@ -42,7 +45,8 @@ class Prefer(Stage):
         micro_batch: prompts computed at once; 0 for the whole step.
         epochs: passes over the comparisons.
         max_length: longer responses with their prompts, in tokens, are left out.
-        seed: of the order.
+        seed: of the order, and of an adapter's first weights.
+        adapter: learn that alone instead of the whole model; saved for `peft` in ``adapter/``, and in ``model/``.
         training: settings of the loop.
     """
 
@@ -56,18 +60,21 @@ class Prefer(Stage):
     epochs: float = 1.0
     max_length: int = 1024
     seed: int = 0
+    adapter: Adapter = field(default_factory=Adapter)
     training: Training = field(default_factory=lambda: Training(learning_rate=1e-4, warmup=0.1))
 
     def run(self, out: Path) -> None:
         torch.manual_seed(self.seed)
         folder = checkpoint_of(self.model)
-        renderer = Renderer.load(folder)
+        renderer = self.adapter.prepare(Renderer.load(folder))
         policy = load_model(folder)
         objective = make(OFFLINE, self.method, self.options, policy, renderer)
         taught = self._groups(renderer, self.comparisons)
         tested = self._groups(renderer, self.heldout) if self.heldout else []
         policy.get_decoder().set_attn_implementation(attention_for([longest(group) for group in taught]))
-        groups = self._prepare(objective, [*taught, *tested])
+        adapted = adapt(policy, renderer, self.adapter) if self.adapter.method else None
+        with adapted.disabled() if adapted else nullcontext():
+            groups = self._prepare(objective, [*taught, *tested])
         taught, tested = groups[: len(taught)], groups[len(taught) :]
         size = min(self.batch_size, len(taught))
         steps = max(1, round(self.epochs * len(taught) / size))
@@ -84,6 +91,8 @@ class Prefer(Stage):
         if tested:
             write(out / "scores.json", json.dumps(self._test(objective, tested), indent=1))
         restore_eye(policy)
+        if adapted:
+            adapted.finish(out / "adapter")
         objective.save(out / "model")
 
     def _groups(self, renderer: Renderer, path: Path) -> list[Group]:

@@ -110,7 +110,7 @@ STAGES: dict[str, Callable[[Path], Stage]] = {
     ),
     "reward": lambda made: Reward(
         str(made / "sft"), made / "annotate/comparisons.parquet", made / "annotate/comparisons_heldout.parquet",
-        made / "demonstrations.parquet", 2, epochs=4, training=course(),
+        made / "demonstrations.parquet", batch_size=2, epochs=4, training=course(),
     ),
     "rl": lambda made: RL(
         str(made / "sft"), made / "demonstrations.parquet", str(made / "reward"),

@@ -265,6 +265,20 @@ def test_dapo_asks_other_prompts_where_all_responses_are_worth_the_same(checkpoi
     assert equal["dapo"] < 0.5 * equal["grpo"]
 
 
+@pytest.mark.parametrize("method", ["ppo", "grpo"])
+def test_an_adapter_is_kept_near_to_its_own_base(checkpoint, judge, prompts, tmp_path, method):
+    stage = rl(checkpoint, judge, prompts, method=method, adapter=Adapter("lora", dropout=0.0))
+    stage.training.learning_rate = 1e-2
+    execute(stage, tmp_path / "out")
+    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["kl_k3"] == pytest.approx(0, abs=1e-4) and lines[-1]["kl_k3"] > 1e-3
+    assert all(line["fresh_log_ratio"] < 1e-5 for line in lines)
+    base, learned = load_model(checkpoint), load_model(tmp_path / "out")
+    changed = {name for name, p in base.named_parameters() if not torch.equal(p, learned.get_parameter(name))}
+    assert changed and all("layers" in name and name.endswith("proj.weight") for name in changed)
+    assert (tmp_path / "out" / "adapter" / "adapter_config.json").exists()
+
+
 def test_rl_says_what_is_missing(checkpoint, judge, prompts, tmp_path):
     for match, settings in {
         "ppoo.*ppo, grpo": {"method": "ppoo"},

@@ -1,7 +1,8 @@
 """Reinforcement learning from feedback: PPO and its kin, with or without the pretraining mix."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from chatwright.errors import ChatwrightError
 from chatwright.feedback.verifiers import Verifier, function_of
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
+from chatwright.models.adapters import Adapter, adapt
 from chatwright.models.eyes import TOWERS, freeze_eye, restore_eye
 from chatwright.models.heads import RewardModel, score_all
 from chatwright.models.load import attention_for, checkpoint_of, load_model, token_logprobs
@@ -71,7 +73,8 @@ class RL(Stage):
         max_new_tokens: longest response. temperature: of the sampling and of all probabilities.
         unfinished_penalty: taken from the score of a response that does not come to an end.
         max_length: longer prompts and documents, in tokens, are left out.
-        seed: of the order of the prompts and of the sampling.
+        seed: of the order of the prompts, of the sampling, and of an adapter's first weights.
+        adapter: learn that alone instead of the whole model; saved for `peft` in ``adapter/``, and in ``model/``.
         training: settings of the loop. In any precision but fp32 the fresh ratio is one only up to rounding.
     """
 
@@ -98,6 +101,7 @@ class RL(Stage):
     unfinished_penalty: float = 1.0
     max_length: int = 512
     seed: int = 0
+    adapter: Adapter = field(default_factory=Adapter)
     training: Training = field(
         default_factory=lambda: Training(learning_rate=2e-4, warmup=0.05, decay="linear", precision="fp32")
     )
@@ -112,25 +116,33 @@ class RL(Stage):
         self._check_sizes()
         torch.manual_seed(self.seed)
         folder = checkpoint_of(self.model)
-        renderer = Renderer.load(folder)
+        renderer = self.adapter.prepare(Renderer.load(folder))
         records, prompts = self._prompts(renderer)
         texts = self._texts(renderer)
         attention = attention_for([len(prompt) + self.max_new_tokens for prompt in prompts])
         policy = load_model(folder, attention=attention)
         judges = [self._judge_of(name, policy, attention) for name in (self.reward, self.verifier, self.gold)]
-        reference = copy.deepcopy(policy)
         parts: list[Any] = [policy, renderer, self.temperature, self.pretraining_coefficient]
         if ONLINE[self.method].has_critic:
             scorer = judges[0]
             parts.append(copy.deepcopy(scorer if isinstance(scorer, RewardModel) else RewardModel(policy)))
+        adapted = adapt(policy, renderer, self.adapter) if self.adapter.method else None
+        reference = policy if adapted else copy.deepcopy(policy)
         objective = make(ONLINE, self.method, self.options, *parts)
-        seeing = [policy, reference, *(judge.backbone for judge in judges if isinstance(judge, RewardModel))]
+        seeing = [
+            policy,
+            *([] if adapted else [reference]),
+            *(judge.backbone for judge in judges if isinstance(judge, RewardModel)),
+        ]
         seeing += [part.backbone for part in parts if isinstance(part, RewardModel)]
         rows = share_eye(seeing, [*prompts, *texts])
         asked = list(zip(records, rows[: len(prompts)], strict=True))
-        loader = Experience(self, objective, reference, judges, asked, rows[len(prompts) :])
+        as_begun = adapted.disabled if adapted else nullcontext
+        loader = Experience(self, objective, reference, judges, asked, rows[len(prompts) :], as_begun)
         fit(objective, loader, self.training, out, "rl")
         restore_eye(policy)
+        if adapted:
+            adapted.finish(out / "adapter")
         objective.save(out / "model")
 
     @property
@@ -195,6 +207,7 @@ class Experience:
     Args:
         judges: the reward model, the verifier and the gold, each None where there is none.
         prompts: records with their rows. texts: pretraining material.
+        as_begun: within it the reference is what the policy began as; for a policy that is its own reference.
     """
 
     def __init__(
@@ -205,8 +218,10 @@ class Experience:
         judges: Sequence["RewardModel | Verifier | None"],
         prompts: Sequence[tuple[Prompt, Rendered]],
         texts: Sequence[Rendered],
+        as_begun: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.settings, self.objective, self.prompts, self.texts = settings, objective, prompts, texts
+        self.as_begun = as_begun
         self.device = best_device()
         self.reference = reference.to(self.device).eval()
         self.judges = [
@@ -331,7 +346,8 @@ class Experience:
         for chosen in (order[i : i + size] for i in range(0, len(order), size)):
             batch = self.renderer.collate([rows[i] for i in chosen])
             inputs, said = to_device(batch, self.device), mask[chosen]
-            logprobs, _ = token_logprobs(self.reference, inputs, self.settings.temperature, self.renderer.unsaid)
+            with self.as_begun():
+                logprobs, _ = token_logprobs(self.reference, inputs, self.settings.temperature, self.renderer.unsaid)
             self.buffer.reference[chosen] = gather(logprobs.cpu(), batch["loss_mask"], said)
             if isinstance(self.objective, PPO):
                 values = self.objective.critic.values(inputs)

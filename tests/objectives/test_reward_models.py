@@ -10,7 +10,7 @@ from tests.objectives.test_feedback import SPLITS, assert_same, gradients
 from chatwright.data import rankings, steps
 from chatwright.data.records import Comparison, Prompt
 from chatwright.errors import ChatwrightError
-from chatwright.models.heads import ProcessRewardModel, RewardEnsemble, RewardModel, score_all
+from chatwright.models.heads import ProcessRewardModel, RewardEnsemble, RewardModel, load_scorer, score_all
 from chatwright.objectives.feedback.bradley_terry import BradleyTerry
 from chatwright.objectives.feedback.likert import Likert
 from chatwright.objectives.feedback.margin import Margin
@@ -180,7 +180,7 @@ def test_an_ensemble_scores_by_what_its_members_say(members, renderer, groups):
 def test_an_ensemble_is_read_from_the_folders_of_its_members(members, renderer, groups, tmp_path):
     for number, member in enumerate(members):
         BradleyTerry(member, renderer).save(tmp_path / str(number))
-    ensemble = RewardEnsemble.load([tmp_path / str(number) for number in range(3)]).eval()
+    ensemble = load_scorer([str(tmp_path / str(number)) for number in range(3)]).eval()
     rows = groups[0].rows
     assert torch.equal(score_all(ensemble, renderer, rows), score_all(RewardEnsemble(members), renderer, rows))
 

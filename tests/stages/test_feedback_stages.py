@@ -190,7 +190,7 @@ def rl(checkpoint, judge, prompts, **settings):
     return RL(
         str(checkpoint),
         prompts,
-        str(judge),
+        judge if isinstance(judge, list) else str(judge),
         iterations=3,
         rollouts=16,
         minibatches=2,
@@ -241,6 +241,23 @@ def test_a_verifier_is_paid_for_beside_the_reward_model(checkpoint, judge, promp
         assert line["verifier"] == line["gold"] < 0
         assert line["score"] == pytest.approx(line["reward_model"] + line["verifier"] - line["unfinished"], abs=1e-4)
         assert "explained_variance" in line
+
+
+def test_the_lowest_of_several_reward_models_counts(checkpoint, assistant, renderer, judge, prompts, tmp_path):
+    torch.manual_seed(4)
+    folder = tmp_path / "other"
+    RewardModel(assistant).save(folder)
+    renderer.save(folder)
+    scores = {}
+    for name, reward in {"one": str(judge), "other": str(folder), "both": [str(judge), str(folder)]}.items():
+        stage = rl(checkpoint, reward, prompts, method="reinforce_pp")
+        stage.iterations = stage.epochs = 1
+        execute(stage, tmp_path / "rl" / name)
+        lines = (tmp_path / "rl" / name / "metrics.jsonl").read_text().splitlines()
+        scores[name] = json.loads(lines[0])["reward_model"]
+    assert scores["both"] < min(scores["one"], scores["other"]) + 1e-6
+    assert "inputs" in (tmp_path / "rl" / "both" / "settings.yaml").read_text()
+    assert "reward.1" in (tmp_path / "rl" / "both" / "settings.yaml").read_text()
 
 
 def test_rl_ends_when_gold_no_longer_rises(checkpoint, judge, prompts, tmp_path):

@@ -175,20 +175,16 @@ class RewardEnsemble(nn.Module):
             return each.amin(0)
         return each.mean(0) - self.penalty * each.var(0, correction=0)
 
-    @classmethod
-    def load(
-        cls,
-        names: Sequence[str | Path],
-        aggregation: str = "worst_case",
-        penalty: float = 0.5,
-        attention: str = "sdpa",
-    ) -> "RewardEnsemble":
-        """Read the members from their artifacts or folders.
 
-        Raises:
-            ChatwrightError: as `RewardModel.load` and the class.
-        """
-        return cls([RewardModel.load(name, attention) for name in names], aggregation, penalty)
+def load_scorer(names: str | Sequence[str], attention: str = "sdpa") -> RewardModel | RewardEnsemble:
+    """A reward model, or the ensemble of several, from their artifacts or folders.
+
+    Raises:
+        ChatwrightError: as `RewardModel.load` and `RewardEnsemble`.
+    """
+    if isinstance(names, str):
+        return RewardModel.load(names, attention)
+    return RewardEnsemble([RewardModel.load(name, attention) for name in names])
 
 
 @torch.no_grad()

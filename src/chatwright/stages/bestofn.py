@@ -17,7 +17,7 @@ from chatwright.feedback.verifiers import function_of
 from chatwright.files import write
 from chatwright.generation.engine import Completion, Engine
 from chatwright.generation.sampling import Sampling
-from chatwright.models.heads import RewardModel, score_all
+from chatwright.models.heads import load_scorer, score_all
 from chatwright.models.load import checkpoint_of, load_model
 from chatwright.objectives.feedback.mathematics import best_of_k, best_of_n_kl
 from chatwright.stages.base import Stage
@@ -36,8 +36,9 @@ class BestOfN(Stage):
     Args:
         model: a checkpoint, an artifact, or the name of a pretrained model.
         prompts: to answer.
-        reward: a reward model. verifier: a function of a `Prompt` and a text, as ``package.module:function`` or
-            ``file.py:function``. With both, their sum is the score.
+        reward: a reward model, or a list of them, of which the lowest score counts.
+        verifier: a function of a `Prompt` and a text, as ``package.module:function`` or ``file.py:function``. With
+            both, their sum is the score.
         n: responses to each prompt.
         least: the lowest score of a response that is kept; 1 keeps what a verifier of truth finds right.
         temperature: of the sampling. max_new_tokens: longest response; one that does not come to its end is not kept.
@@ -48,7 +49,7 @@ class BestOfN(Stage):
 
     model: str
     prompts: Path
-    reward: str = ""
+    reward: str | list[str] = ""
     verifier: str = ""
     n: int = 8
     least: float | None = None
@@ -97,7 +98,7 @@ class BestOfN(Stage):
         if missing:
             folder = checkpoint_of(self.model)
             engine = Engine(load_model(folder).to(best_device()), Renderer.load(folder), self.batch_size)
-            judge = RewardModel.load(self.reward).to(best_device()) if self.reward else None
+            judge = load_scorer(self.reward).to(best_device()) if self.reward else None
             with Bar("bestofn", len(order), start=len(order) - sum(len(chunks[i]) for i in missing)) as bar:
                 for number in missing:
                     found = self._best(engine, judge, [prompts[i] for i in chunks[number]])

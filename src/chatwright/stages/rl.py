@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
 from chatwright.models.adapters import Adapter, adapt
 from chatwright.models.eyes import TOWERS, freeze_eye, restore_eye
-from chatwright.models.heads import RewardModel, score_all
+from chatwright.models.heads import RewardEnsemble, RewardModel, load_scorer, score_all
 from chatwright.models.load import attention_for, checkpoint_of, load_model, token_logprobs
 from chatwright.objectives.feedback.mathematics import explained_variance, kl_k1, kl_k3
 from chatwright.objectives.feedback.methods import ONLINE, make
@@ -37,6 +37,8 @@ METRICS = (
     "explained_variance",
 )  # fmt: skip
 RESAMPLES = 3  # times that other prompts are tried where all responses are worth the same
+
+Judge = RewardModel | RewardEnsemble | Verifier | None
 
 
 @dataclass
@@ -56,7 +58,8 @@ class RL(Stage):
     Args:
         model: what the policy begins as, and is kept near to: the fine-tuned model.
         prompts: to answer.
-        reward: a reward model; the critic begins as a copy of it.
+        reward: a reward model, or a list of them, of which the lowest score counts (Coste et al. 2023); the critic
+            begins as a copy of the first.
         verifier: a function of a `Prompt` and a text that gives a number, as ``package.module:function`` or
             ``file.py:function``; ``chatwright.data.truth:correct`` checks answers to the questions of the demo.
         gold: another such function or reward model, which is reported and never learned from.
@@ -80,7 +83,7 @@ class RL(Stage):
 
     model: str
     prompts: Path
-    reward: str = ""
+    reward: str | list[str] = ""
     verifier: str = ""
     gold: str = ""
     patience: int = 0
@@ -123,18 +126,15 @@ class RL(Stage):
         policy = load_model(folder, attention=attention)
         judges = [self._judge_of(name, policy, attention) for name in (self.reward, self.verifier, self.gold)]
         parts: list[Any] = [policy, renderer, self.temperature, self.pretraining_coefficient]
+        scorers = [member for judge in judges for member in members_of(judge)]
         if ONLINE[self.method].has_critic:
-            scorer = judges[0]
-            parts.append(copy.deepcopy(scorer if isinstance(scorer, RewardModel) else RewardModel(policy)))
+            first = members_of(judges[0])
+            parts.append(copy.deepcopy(first[0] if first else RewardModel(policy)))
+            scorers.append(parts[-1])
         adapted = adapt(policy, renderer, self.adapter) if self.adapter.method else None
         reference = policy if adapted else copy.deepcopy(policy)
         objective = make(ONLINE, self.method, self.options, *parts)
-        seeing = [
-            policy,
-            *([] if adapted else [reference]),
-            *(judge.backbone for judge in judges if isinstance(judge, RewardModel)),
-        ]
-        seeing += [part.backbone for part in parts if isinstance(part, RewardModel)]
+        seeing = [policy, *([] if adapted else [reference]), *(scorer.backbone for scorer in scorers)]
         rows = share_eye(seeing, [*prompts, *texts])
         asked = list(zip(records, rows[: len(prompts)], strict=True))
         as_begun = adapted.disabled if adapted else nullcontext
@@ -164,13 +164,14 @@ class RL(Stage):
                     f"{name}={getattr(self, name)} would split the responses={self.group} to a prompt; use a multiple"
                 )
 
-    def _judge_of(self, name: str, policy: PreTrainedModel, attention: str) -> "RewardModel | Verifier | None":
+    def _judge_of(self, name: str | list[str], policy: PreTrainedModel, attention: str) -> Judge:
         if not name:
             return None
-        if ":" in name:
+        if isinstance(name, str) and ":" in name:
             return function_of(name)
-        scorer = RewardModel.load(name, attention=attention)
-        if len(scorer.backbone.get_input_embeddings().weight) != len(policy.get_input_embeddings().weight):
+        scorer = load_scorer(name, attention)
+        words = len(policy.get_input_embeddings().weight)
+        if any(len(member.backbone.get_input_embeddings().weight) != words for member in members_of(scorer)):
             raise ChatwrightError(f"{name}: has another vocabulary than {self.model}; train it from that model")
         return scorer
 
@@ -215,7 +216,7 @@ class Experience:
         settings: RL,
         objective: PolicyGradient,
         reference: PreTrainedModel,
-        judges: Sequence["RewardModel | Verifier | None"],
+        judges: Sequence[Judge],
         prompts: Sequence[tuple[Prompt, Rendered]],
         texts: Sequence[Rendered],
         as_begun: Callable[[], AbstractContextManager[None]] = nullcontext,
@@ -329,7 +330,7 @@ class Experience:
         """[3, rows]: what reward model, verifier and gold say of the buffer's ``rows``; 0 where there is none."""
         found = torch.zeros(3, len(rows))
         for place, judge in enumerate(self.judges):
-            if isinstance(judge, RewardModel):
+            if isinstance(judge, RewardModel | RewardEnsemble):
                 size = self.settings.micro_batch or 64
                 found[place] = score_all(judge, self.renderer, [self._row(int(i)) for i in rows], size)
             elif judge is not None:
@@ -382,6 +383,13 @@ class Experience:
         size = self.settings.micro_batch or count
         parts = (rows[i : i + size] for i in range(0, count, size))
         return [{**self.renderer.collate(part), "pretraining.scale": scale} for part in parts]
+
+
+def members_of(judge: Judge) -> list[RewardModel]:
+    """The reward models that a judge consists of."""
+    if isinstance(judge, RewardEnsemble):
+        return [cast(RewardModel, member) for member in judge.members]
+    return [judge] if isinstance(judge, RewardModel) else []
 
 
 def share_eye(models: Sequence[PreTrainedModel], rows: Sequence[Rendered]) -> list[Rendered]:

@@ -304,6 +304,7 @@ def test_rl_says_what_is_missing(checkpoint, judge, prompts, tmp_path):
         "no function nothing": {"verifier": "chatwright.data.truth:nothing"},
         "file.py:function": {"verifier": str(tmp_path / "missing.py:score")},
         "no option 'beta'": {"options": {"beta": 0.1}},
+        "name a judge as gold": {"patience": 2},
     }.items():
         with pytest.raises(ChatwrightError, match=match):
             rl(checkpoint, judge, prompts, **settings).run(tmp_path / "out")

@@ -102,7 +102,7 @@ def test_a_wider_margin_sets_scores_further_apart(checkpoint, rated, renderer, t
     apart = []
     for scale in (0.0, 2.0):
         out = tmp_path / str(scale)
-        execute(stage(checkpoint, rated, "margin", margin_scale=scale), out)
+        execute(stage(checkpoint, rated, "margin", options={"scale": scale}), out)
         prompt = renderer.prompt(load(rated[1], Comparison)[0].messages)
         rows = [renderer.answered(prompt, renderer.answer(answer)) for answer in ("yes", "no")]
         better, worse = score_all(RewardModel.load(out), renderer, rows).tolist()

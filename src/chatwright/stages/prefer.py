@@ -21,7 +21,7 @@ from chatwright.files import write
 from chatwright.models.adapters import Adapter, adapt
 from chatwright.models.eyes import freeze_eye, restore_eye
 from chatwright.models.load import attention_for, checkpoint_of, load_model
-from chatwright.objectives.feedback.methods import OFFLINE, make
+from chatwright.objectives.feedback.methods import OFFLINE, check, make
 from chatwright.objectives.feedback.preference import Preference, response_logprobs
 from chatwright.stages.base import Stage
 from chatwright.training.loop import Training, best_device, fit, to_device
@@ -64,6 +64,7 @@ class Prefer(Stage):
     training: Training = field(default_factory=lambda: Training(learning_rate=1e-4, warmup=0.1))
 
     def run(self, out: Path) -> None:
+        check(OFFLINE, self.method, self.options)
         torch.manual_seed(self.seed)
         folder = checkpoint_of(self.model)
         renderer = self.adapter.prepare(Renderer.load(folder))

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from chatwright.data import rankings, steps
 from chatwright.data.batches import Batches
@@ -31,8 +30,8 @@ from chatwright.models.heads import ProcessRewardModel, RewardModel, score_all
 from chatwright.models.load import attention_for, checkpoint_of, load_model
 from chatwright.objectives.feedback.bradley_terry import BradleyTerry
 from chatwright.objectives.feedback.likert import Likert
-from chatwright.objectives.feedback.margin import Margin
 from chatwright.objectives.feedback.mathematics import bradley_terry
+from chatwright.objectives.feedback.methods import REWARD, check, make
 from chatwright.objectives.feedback.process import Process
 from chatwright.stages.base import Stage
 from chatwright.training.loop import Training, best_device, fit, to_device
@@ -53,7 +52,7 @@ class Reward(Stage):
             test on.
         method: bradley_terry (who is better), margin (and by how much), likert (how good by number) or process (which
             steps of an answer are right).
-        margin_scale: for ``margin``, the margin that a rating one higher makes.
+        options: numbers in the place of the method's defaults: of ``margin`` the ``scale``, 1/3.
         demonstrations: whose answers score 0 on average; without them the responses ranked first do. The scores of
             ``process`` are probabilities and have no zero to be set.
         batch_size: prompts in a step; all pairs of a prompt, whoever judged them, are learned at once.
@@ -70,7 +69,7 @@ class Reward(Stage):
     heldout: Path
     demonstrations: Path | None = None
     method: str = "bradley_terry"
-    margin_scale: float = 1 / 3
+    options: dict[str, float] = field(default_factory=dict)
     batch_size: int = 8
     micro_batch: int = 0
     epochs: float = 1.0
@@ -80,8 +79,7 @@ class Reward(Stage):
     training: Training = field(default_factory=lambda: Training(learning_rate=1e-3))
 
     def run(self, out: Path) -> None:
-        if self.method not in METHODS:
-            raise ChatwrightError(f"method {self.method!r} is not known; use one of {', '.join(METHODS)}")
+        check(REWARD, self.method, self.options)
         torch.manual_seed(self.seed)
         folder = checkpoint_of(self.model)
         renderer = Renderer.load(folder)
@@ -92,7 +90,11 @@ class Reward(Stage):
         zero = [] if by_step else self._references(renderer)
         backbone = load_model(folder, attention=attention_for([max(map(len, group.rows)) for group in taught]))
         taught, tested, zero = freeze_all(backbone, taught, tested, zero)
-        objective = METHODS[self.method](self, backbone, renderer, taught)
+        model = ProcessRewardModel(backbone, renderer) if by_step else RewardModel(backbone)
+        parts: list[Any] = [model, renderer]
+        if self.method == "likert":
+            parts.append([rating for group in taught for rating in group.rated])
+        objective = make(REWARD, self.method, self.options, *parts)
         size = min(self.batch_size, len(taught))
         passes = max(1, round(self.epochs * len(taught) / size))
         lengths = [max(map(len, group.rows)) for group in taught]
@@ -207,17 +209,6 @@ class Reward(Stage):
             {"row": answer.number, "response": prompts[answer.number].reference, "score": round(score, 4)}
             for answer, score in zip(tested, each, strict=True)
         ]
-
-
-# How each method begins: its objective, from the model, the renderer and the rows that it is going to learn from.
-METHODS: dict[str, Callable[[Reward, PreTrainedModel, Renderer, list[Any]], BradleyTerry | Process]] = {
-    "bradley_terry": lambda stage, model, renderer, rows: BradleyTerry(RewardModel(model), renderer),
-    "margin": lambda stage, model, renderer, rows: Margin(RewardModel(model), renderer, stage.margin_scale),
-    "likert": lambda stage, model, renderer, rows: Likert(
-        RewardModel(model), renderer, [rating for group in rows for rating in group.rated]
-    ),
-    "process": lambda stage, model, renderer, rows: Process(ProcessRewardModel(model, renderer), renderer),
-}
 
 
 def freeze_all(

@@ -24,7 +24,7 @@ from chatwright.models.eyes import TOWERS, freeze_eye, restore_eye
 from chatwright.models.heads import RewardEnsemble, RewardModel, load_scorer, score_all
 from chatwright.models.load import attention_for, checkpoint_of, load_model, token_logprobs
 from chatwright.objectives.feedback.mathematics import explained_variance, kl_k1, kl_k3
-from chatwright.objectives.feedback.methods import ONLINE, make
+from chatwright.objectives.feedback.methods import ONLINE, check, make
 from chatwright.objectives.feedback.policy_gradient import PolicyGradient
 from chatwright.objectives.feedback.ppo import PPO
 from chatwright.objectives.feedback.rollouts import Rollouts, gather
@@ -110,12 +110,13 @@ class RL(Stage):
     )
 
     def run(self, out: Path) -> None:
-        if self.method not in ONLINE:
-            raise ChatwrightError(f"method {self.method!r} is not known; use one of {', '.join(ONLINE)}")
+        check(ONLINE, self.method, self.options)
         if not (self.reward or self.verifier):
             raise ChatwrightError("nothing says what a response is worth; name a reward model or a verifier")
         if self.temperature <= 0:
             raise ChatwrightError(f"temperature={self.temperature}: exploring takes a temperature above 0")
+        if self.patience and not self.gold:
+            raise ChatwrightError(f"patience={self.patience}: nothing says what gold is; name a judge as gold")
         self._check_sizes()
         torch.manual_seed(self.seed)
         folder = checkpoint_of(self.model)

@@ -7,6 +7,7 @@ import signal
 
 import pytest
 import torch
+import yaml
 
 from chatwright.data.records import Comparison, Demonstration, Document, Message, Part, Prompt
 from chatwright.data.store import load, save
@@ -237,6 +238,9 @@ def test_a_verifier_is_paid_for_beside_the_reward_model(checkpoint, judge, promp
     stage = rl(checkpoint, judge, prompts, verifier=f"{script}:shortness", gold=f"{__name__}:shortness", responses=2)
     execute(stage, tmp_path / "out")
     lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert yaml.safe_load((tmp_path / "out" / "settings.yaml").read_text())["inputs"][
+        "verifier"
+    ]  # edited, it runs again
     for line in lines:
         assert line["verifier"] == line["gold"] < 0
         assert line["score"] == pytest.approx(line["reward_model"] + line["verifier"] - line["unfinished"], abs=1e-4)

@@ -8,6 +8,7 @@ and ``DONE``, written last: seconds taken and the hash of every file.
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -103,11 +104,14 @@ def _set_aside(out: Path) -> None:
 
 
 def _hashes_of_inputs(stage: Stage) -> dict[str, str]:
-    """Hash every file or artifact folder that a field names; a path that does not exist is the stage's to judge."""
+    """Hash every file or artifact folder that a field names, and the file of a ``file.py:function``; a path that does
+    not exist is the stage's to judge."""
     hashes = {}
     for key, value in _leaves(dataclasses.asdict(stage)):
-        if isinstance(value, Path | str) and str(value) and Path(value).exists():
-            hashes[key] = _hash_of(Path(value))
+        if isinstance(value, Path | str) and str(value):
+            path = Path(re.sub(r"\.py:\w+$", ".py", str(value)))
+            if path.exists():
+                hashes[key] = _hash_of(path)
     return hashes
 
 

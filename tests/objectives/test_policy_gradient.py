@@ -96,7 +96,10 @@ def test_a_step_by_hand(assistant, renderer, prompts, name):
     rows, tokens = len(answered), int(made.lengths.sum())
 
     high = 1.28 if name == "dapo" else 1.2
-    clipped = lambda ratio, a: min(ratio * a, min(max(ratio, 0.8), high) * a)  # noqa: E731
+
+    def clipped(ratio, a):
+        return min(ratio * a, min(max(ratio, 0.8), high) * a)
+
     worth = scores.tolist()
     if name == "dapo":
         worth = [s - max(0.0, (len(n) - 0.8 * LONGEST) / (0.2 * LONGEST)) for s, n in zip(worth, new, strict=True)]

@@ -88,7 +88,10 @@ def test_kto_by_hand(assistant, renderer, prompts):
     objective = make(OFFLINE, "kto", {"good": 1.5, "bad": 0.5}, assistant, renderer)
     rewards = (objective.rewards(objective.responses(batch)) / 0.1).tolist()
     moved = max(0.0, sum(rewards[6:]) / 2)
-    sigmoid = lambda x: 1 / (1 + math.exp(-x))  # noqa: E731
+
+    def sigmoid(x):
+        return 1 / (1 + math.exp(-x))
+
     expected = sum(
         {0: 1.5 * (1 - sigmoid(0.1 * (r - moved))), 1: 0, 2: 0.5 * (1 - sigmoid(0.1 * (moved - r)))}[int(rank)]
         for r, rank in zip(rewards[:6], batch["comparison.ranks"].tolist(), strict=False)

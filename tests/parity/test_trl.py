@@ -327,7 +327,10 @@ def round_of_ppo():
     generator = torch.Generator().manual_seed(5)
     lengths = torch.tensor([3, 7, 1, 5])
     mask = torch.arange(7) < lengths[:, None]
-    noise = lambda: torch.randn(4, 7, generator=generator)  # noqa: E731
+
+    def noise():
+        return torch.randn(4, 7, generator=generator)
+
     return {
         "mask": mask,
         "logprobs": torch.where(mask, noise() - 3, 0),

@@ -1,7 +1,8 @@
 """Conservative DPO: some of the judgements are taken to be the wrong way round.
 
 Mitchell 2023, "A note on DPO with noisy preferences and relationship to IPO", https://ericmitchell.ai/cdpo.pdf,
-equation 3. Annotators who agree in 73% of pairs (InstructGPT) are right in about 84%; 0.1 is the note's example.
+for labels that are flipped with a known probability. Annotators who agree in 73% of pairs (InstructGPT) are right in
+about 84%; the default of 0.1 supposes better ones.
 """
 
 import torch.nn.functional as F

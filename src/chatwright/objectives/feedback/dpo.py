@@ -1,7 +1,7 @@
 """Direct preference optimisation.
 
 Rafailov et al. 2023, "Direct Preference Optimization: Your Language Model is Secretly a Reward Model",
-https://arxiv.org/abs/2305.18290, equation 7; beta 0.1 is the paper's (section 6).
+https://arxiv.org/abs/2305.18290, equation 7; beta 0.1 is the paper's.
 """
 
 import torch.nn.functional as F

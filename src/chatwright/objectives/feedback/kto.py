@@ -1,7 +1,7 @@
 """Kahneman-Tversky optimisation: it takes only to know which responses are good and which are bad.
 
-Ethayarajh et al. 2024, "KTO: Model Alignment as Prospect Theoretic Optimization", https://arxiv.org/abs/2402.01306,
-equation 8; beta 0.1 and weights of 1 are the paper's (section 4.1).
+Ethayarajh et al. 2024, "KTO: Model Alignment as Prospect Theoretic Optimization", https://arxiv.org/abs/2402.01306;
+beta as for DPO, and both weights 1, as TRL has them.
 """
 
 from typing import Any

@@ -166,7 +166,7 @@ def leave_one_out(scores: Tensor, responses: int) -> Tensor:
 
 
 def overlong_penalty(lengths: Tensor, longest: int, part: float) -> Tensor:
-    """0 to 1, growing linearly over the last ``part`` of the length allowed (Yu et al. 2025, equation 13); [N]."""
+    """0 to 1, growing linearly over the last ``part`` of the length allowed (Yu et al. 2025); [N]."""
     free = longest * (1 - part)
     return ((lengths - free) / max(longest - free, 1e-9)).clamp(0, 1)
 
@@ -174,8 +174,8 @@ def overlong_penalty(lengths: Tensor, longest: int, part: float) -> Tensor:
 def best_of_n_kl(n: int, logprobs: Tensor) -> Tensor:
     """KL of best-of-n sampling from the policy that it samples from, estimated from its responses.
 
-    Beirami et al. 2024, "Theoretical guarantees on the best-of-n alignment policy", https://arxiv.org/abs/2401.01879,
-    equation 25: where a response has probability e, best-of-n says the best one with at most 1 - (1 - e)^n. With no
+    Beirami et al. 2024, "Theoretical guarantees on the best-of-n alignment policy", https://arxiv.org/abs/2401.01879:
+    where a response has probability e, best-of-n says the best one with at most 1 - (1 - e)^n. With no
     response likely it becomes log n - (n - 1) / n, which Stiennon et al. 2020 use and which is an upper bound.
 
     Args:
@@ -193,7 +193,7 @@ def best_of_n_kl(n: int, logprobs: Tensor) -> Tensor:
 def best_of_k(scores: Tensor) -> Tensor:
     """What the best of k responses scores on average, for k = 1 .. n, from n responses to each prompt.
 
-    Every subset of k counts (Nakano et al. 2021, "WebGPT", appendix I): of the sorted scores the i-th is the best of
+    Every subset of k counts (Nakano et al. 2021, "WebGPT"): of the sorted scores the i-th is the best of
     C(i - 1, k - 1) subsets.
 
     Args:

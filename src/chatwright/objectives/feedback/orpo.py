@@ -1,7 +1,7 @@
 """Odds ratio preference optimisation: fine-tuning and preferences in one, without a reference.
 
 Hong et al. 2024, "ORPO: Monolithic Preference Optimization without Reference Model",
-https://arxiv.org/abs/2403.07691, equations 6 and 7; weight 0.1 as in section 6.1. The likelihood of a response is the
+https://arxiv.org/abs/2403.07691, equations 6 and 7; weight 0.1 is TRL's. The likelihood of a response is the
 geometric mean over its tokens, for both terms; the prompt is not learned.
 """
 

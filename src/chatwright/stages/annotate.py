@@ -5,6 +5,7 @@ they write is the same `Comparison` record, so that comparisons by people take t
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,8 +24,8 @@ from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
 from chatwright.models.load import checkpoint_of, load_model
 from chatwright.stages.base import Stage
+from chatwright.stages.chunks import Worker, in_chunks
 from chatwright.training.loop import best_device
-from chatwright.training.progress import Bar
 
 AGAIN = 1.5  # how much hotter the second draw is, for prompts whose first gave the same answer more than once
 
@@ -112,20 +113,15 @@ class Annotate(Stage):
         }
         write(out / "agreement.json", json.dumps(report, indent=1))
 
-    def _sample(self, prompts: Any, order: list[int], state: Path) -> list[dict[str, list[Any]]]:
-        """The different responses to every prompt, chunk by chunk; a chunk that is on disk is not sampled again."""
-        chunks = [order[i : i + self.chunk] for i in range(0, len(order), self.chunk)]
-        files = [state / f"responses-{number:05d}.json" for number in range(len(chunks))]
-        missing = [number for number, file in enumerate(files) if not file.exists()]
-        if missing:
+    def _sample(self, prompts: Sequence[Prompt], order: list[int], state: Path) -> list[dict[str, list[Any]]]:
+        """The different responses to every prompt."""
+
+        def begin() -> Worker:
             folder = checkpoint_of(self.model)
             engine = Engine(load_model(folder).to(best_device()), Renderer.load(folder), self.batch_size)
-            with Bar("annotate", len(order), start=len(order) - sum(len(chunks[n]) for n in missing)) as bar:
-                for number in missing:
-                    answers = self._respond(engine, [prompts[i] for i in chunks[number]])
-                    write(files[number], json.dumps(answers, ensure_ascii=False))
-                    bar.advance(len(chunks[number]))
-        return [answer for file in files for answer in json.loads(file.read_text(encoding="utf-8"))]
+            return lambda chunk: self._respond(engine, [prompts[i] for i in chunk])
+
+        return in_chunks(order, self.chunk, state, "annotate", begin)
 
     def _respond(self, engine: Engine, prompts: list[Prompt]) -> list[dict[str, list[Any]]]:
         """For every prompt up to K different ``texts`` and whether each was ``finished``."""

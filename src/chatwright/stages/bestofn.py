@@ -21,8 +21,8 @@ from chatwright.models.heads import load_scorer, score_all
 from chatwright.models.load import checkpoint_of, load_model
 from chatwright.objectives.feedback.mathematics import best_of_k, best_of_n_kl
 from chatwright.stages.base import Stage
+from chatwright.stages.chunks import Worker, in_chunks
 from chatwright.training.loop import best_device
-from chatwright.training.progress import Bar
 
 
 @dataclass
@@ -91,20 +91,15 @@ class BestOfN(Stage):
         write(out / "scores.json", json.dumps(report, indent=1))
 
     def _answers(self, prompts: Sequence[Prompt], order: list[int], state: Path) -> list[dict[str, Any]]:
-        """Chunk by chunk; a chunk that is on disk is not sampled again."""
-        chunks = [order[i : i + self.chunk] for i in range(0, len(order), self.chunk)]
-        files = [state / f"best-{number:05d}.json" for number in range(len(chunks))]
-        missing = [number for number, file in enumerate(files) if not file.exists()]
-        if missing:
+        """What `_best` finds for every prompt."""
+
+        def begin() -> Worker:
             folder = checkpoint_of(self.model)
             engine = Engine(load_model(folder).to(best_device()), Renderer.load(folder), self.batch_size)
             judge = load_scorer(self.reward).to(best_device()) if self.reward else None
-            with Bar("bestofn", len(order), start=len(order) - sum(len(chunks[i]) for i in missing)) as bar:
-                for number in missing:
-                    found = self._best(engine, judge, [prompts[i] for i in chunks[number]])
-                    write(files[number], json.dumps(found, ensure_ascii=False))
-                    bar.advance(len(chunks[number]))
-        return [answer for file in files for answer in json.loads(file.read_text(encoding="utf-8"))]
+            return lambda chunk: self._best(engine, judge, [prompts[i] for i in chunk])
+
+        return in_chunks(order, self.chunk, state, "bestofn", begin)
 
     def _best(self, engine: Engine, judge: Any, prompts: list[Prompt]) -> list[dict[str, Any]]:
         """For every prompt the best ``text``, its ``logprob``, whether it ``finished``, and all the ``scores``."""

@@ -21,6 +21,7 @@ from chatwright.data.records import Comparison, Message, Prompt
 from chatwright.errors import ChatwrightError
 from chatwright.evaluation import artifacts, claims, figures, harness, report
 from chatwright.evaluation.claims import Claim
+from chatwright.evaluation.findings import Chart, Findings, Series, Table
 from chatwright.stages.base import execute
 from chatwright.stages.report import Report
 
@@ -377,6 +378,42 @@ def test_a_missing_model_and_an_unknown_pair_are_named(tmp_path):
     stage.win_rates, stage.model = [], str(tmp_path / "nowhere")
     with pytest.raises(ChatwrightError, match="nowhere: no such folder; name a checkpoint"):
         stage.run(tmp_path / "demo" / "report")
+
+
+FOUND = Findings(
+    "Which size wins",
+    "Made up: <b>nothing</b> here was measured.",
+    {"small": {"score": 0.6, "low": 0.55, "high": 0.65, "n": 300}},
+    [Chart("Preferred", "Larger is better.", "parameters", "win rate",
+           [Series("sft", [1e5, 1e6], [0.4, 0.5], [0.3, 0.45], [0.5, 0.55]),
+            Series("fit", [1e5, 1e6], [0.4, 0.5], style="curve", colour=0)], log_x=True)],
+    [Table("Answers", "By a fixed rule.", ["prompt", "length"], [["<script>", 0.12345], ["你好", 12345]])],
+)  # fmt: skip
+
+
+def test_findings_of_measuring_stages_are_numbers_charts_and_tables(tmp_path):
+    finish(tmp_path / "sizes", "compare", 4.0, {})
+    FOUND.save(tmp_path / "sizes")
+    assert Findings.load(tmp_path / "sizes").numbers == FOUND.numbers
+    claim = Claim("The small one is preferred", "by_size.small.score", at_least=0.5)
+    Report(findings={"by_size": tmp_path / "sizes"}, claims=[claim]).run(tmp_path / "report")
+    numbers = json.loads((tmp_path / "report.json").read_text())
+    assert numbers["by_size"] == FOUND.numbers and numbers["claims"][0]["reached"]
+    page = (tmp_path / "report.html").read_text()
+    assert "Which size wins" in page and "&lt;b&gt;nothing" in page and "&lt;script&gt;" in page
+    assert "<td>0.123</td>" in page and "<td>12,345</td>" in page and ">parameters</text>" in page
+    assert "The arms, task by task" not in page
+
+
+def test_findings_that_cannot_be_shown_are_named(tmp_path):
+    FOUND.save(tmp_path / "sizes")
+    with pytest.raises(ChatwrightError, match="'kl' is a name that the report uses itself"):
+        Report(findings={"kl": tmp_path / "sizes"}).run(tmp_path / "report")
+    (tmp_path / "sizes" / "findings.json").write_text('{"title": "half')
+    with pytest.raises(ChatwrightError, match=r"findings\.json: cannot be read"):
+        Report(findings={"by_size": tmp_path / "sizes"}).run(tmp_path / "report")
+    with pytest.raises(ChatwrightError, match="name them: data="):
+        Report(arms={"sft": tmp_path / "sizes"}).run(tmp_path / "report")
 
 
 def test_a_claim_needs_one_target():

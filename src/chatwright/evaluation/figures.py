@@ -14,10 +14,13 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from chatwright.evaluation.findings import Chart
+
 INK, MUTED, LINE = "#010101", "#020202", "#030303"
 ARM_COLOURS = 8  # the style sheet defines --arm-0 ... --arm-7
 MARKERS = "osD^vPX*"
 SIZE = (3.5, 2.15)  # inches; the page decides how large it is shown
+LARGE = (5.2, 3.3)
 MANY = 40  # values, from which on a curve is smoothed
 SHADE = 0.35  # of the raw values behind a smoothed curve
 _colours = {INK: "currentColor", MUTED: "var(--muted)", LINE: "var(--line)"} | {
@@ -118,6 +121,39 @@ def intervals(name: str, points: Sequence[tuple[str, float, float, float, int]],
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.set_ylabel("score, %")
         return _inline(figure, name, label)
+
+
+def chart(name: str, shown: Chart) -> str:
+    """The chart of a finding; series of one colour share their marker, fitted curves have none."""
+    with matplotlib.rc_context(_style):
+        figure = Figure(figsize=LARGE, layout="constrained")
+        axes = figure.subplots()
+        following = 0
+        for series in shown.series:
+            number = following if series.colour is None else series.colour
+            following = max(following, number + 1)
+            colour, marker = arm_colour(number), MARKERS[number % len(MARKERS)]
+            if series.low is not None and series.high is not None:
+                axes.vlines(series.x, series.low, series.high, color=colour, linewidth=1.6, alpha=0.6)
+            line = "none" if series.style == "points" else "--" if series.style == "curve" else "-"
+            point = "none" if series.style == "curve" else marker
+            axes.plot(
+                series.x, series.y, color=colour, linestyle=line, linewidth=1.4, marker=point, markersize=4,
+                label=series.label,
+            )  # fmt: skip
+        axes.set_xlabel(shown.x)
+        axes.set_ylabel(shown.y)
+        if shown.log_x:
+            axes.set_xscale("log")
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.yaxis.set_major_locator(MaxNLocator(6))
+        if len(shown.series) > 1:
+            # Above the axes, where it hides nothing.
+            figure.legend(
+                loc="outside upper left", ncols=3, frameon=False, labelcolor=INK, handlelength=2.2, fontsize=7.5
+            )
+        return _inline(figure, name, shown.title)
 
 
 def path(boxes: Sequence[Box], columns: int, label: str) -> str:

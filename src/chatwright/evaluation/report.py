@@ -1,7 +1,8 @@
 """The report of a run: what was claimed and what was measured, as ``report.json`` and as one HTML file for people.
 
 What ``report.json`` holds: ``arms.<arm>.<task>``, ``win_rate.<a>_vs_<b>``, ``reward_model``, ``annotators``,
-``kl.<arm>``, ``seconds.<stage>``, ``parameters``, ``tokens`` and ``claims``.
+``kl.<arm>``, ``seconds.<stage>``, ``parameters``, ``tokens``, ``claims``, and what measuring stages found, under the
+names that the report's settings give them.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from chatwright.data.records import Part, Prompt
 from chatwright.evaluation import figures
 from chatwright.evaluation.artifacts import Liked, Ran, picture_of
 from chatwright.evaluation.claims import Verdict, percent
+from chatwright.evaluation.findings import Findings
 
 WHAT = {
     "data": "records to learn from",
@@ -29,10 +31,15 @@ WHAT = {
     "align": "pictures meet words",
     "sft": "learns to follow",
     "annotate": "answers are ranked",
+    "ratings": "what people thought",
     "reward": "learns what is liked",
     "rl": "learns from reward",
     "prefer": "learns from pairs",
+    "bestofn": "samples many, keeps one",
     "evaluate": "held-out questions",
+    "compare": "which is preferred",
+    "scaling": "what size brings",
+    "overoptimization": "what reward is worth",
 }
 CURVES = {
     "loss": "Loss",
@@ -103,6 +110,7 @@ class Page:
     tax_arms: list[str]
     pictures: list[Shown]
     liked: dict[str, list[Liked]]
+    findings: list[Findings]
 
 
 def html(page: Page) -> str:
@@ -120,6 +128,7 @@ def html(page: Page) -> str:
         "duration": duration,
         "amount": amount,
         "label": label,
+        "cell": cell,
         "picture": data_url,
         "language": lambda code: {"en": "English", "zh": "Chinese"}.get(code, code),
     }
@@ -152,6 +161,16 @@ def html(page: Page) -> str:
         path_narrow=Markup(figures.path(_boxes(page), 2, "The stages in the order they ran, with their times")),
         charts={key: [(title, Markup(chart)) for title, chart in _charts(page, key)] for key in CURVES},
         tax=[(title, Markup(chart)) for title, chart in _tax(page)],
+        findings=[
+            (
+                found,
+                [
+                    (chart, Markup(figures.chart(f"finding-{place}-{number}", chart)))
+                    for number, chart in enumerate(found.charts)
+                ],
+            )
+            for place, found in enumerate(page.findings)
+        ],
         facts={task: next(arm[task] for arm in arms if task in arm) for task in tasks},
         means={name: [task for task in group if task in measured] for name, group in page.means.items()},
     )
@@ -189,7 +208,7 @@ def _charts(page: Page, key: str) -> list[tuple[str, str]]:
     """(title, SVG) of every chart of one measured value; runs of reinforcement learning share theirs, losses do not."""
     order = list(page.arms)
     arm_of = {stage: arm for arm, stage in page.arms.items() if stage}
-    found = []
+    found: list[figures.Curve] = []
     for stage in page.stages:
         if key != "loss" and stage.kind != "rl":
             continue
@@ -200,7 +219,7 @@ def _charts(page: Page, key: str) -> list[tuple[str, str]]:
             points = [(row["step"], row[key]) for row in rows if key in row and "step" in row]
             if len(points) >= 2:
                 name = f"{stage.name}, {title}" if len(titles) > 1 else stage.name
-                colour = order.index(arm) if arm else figures.ARM_COLOURS - 1
+                colour = order.index(arm) if arm else len(found) if key != "loss" else figures.ARM_COLOURS - 1
                 steps, values = zip(*points, strict=True)
                 found.append(figures.Curve(name, steps, values, colour))
     if key == "loss":
@@ -230,6 +249,13 @@ def _tax(page: Page) -> list[tuple[str, str]]:
             )
             found.append((label(task), figures.intervals(f"tax-{number}", points, what)))
     return found
+
+
+def cell(value: str | float) -> str:
+    """A number of a table to three digits, large ones whole; text as it is."""
+    if isinstance(value, str):
+        return value
+    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}".replace("-", "−")
 
 
 def span(score: Mapping[str, Any] | Verdict) -> str:

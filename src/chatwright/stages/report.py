@@ -11,6 +11,7 @@ from chatwright.data.records import Comparison, Prompt
 from chatwright.errors import ChatwrightError
 from chatwright.evaluation import artifacts, claims, report
 from chatwright.evaluation.claims import Claim
+from chatwright.evaluation.findings import Findings
 from chatwright.evaluation.judges import win_rate
 from chatwright.files import write
 from chatwright.models.load import checkpoint_of
@@ -25,7 +26,8 @@ class Report(Stage):
 
     Args:
         arms: name -> folder of the evaluate stage, in the order of the table.
-        data: the held-out prompts that the arms answered.
+        data: the held-out prompts that the arms answered; needed where there are arms.
+        findings: name -> folder of a stage that measured something of its own, in the order of the page.
         model: the checkpoint or artifact whose parameters are counted.
         reward: folder of the reward stage.
         comparisons: the held-out comparisons that the reward model was tested on.
@@ -37,9 +39,10 @@ class Report(Stage):
         pictures: how many held-out pictures to show.
     """
 
-    arms: dict[str, Path]
-    data: Path
-    model: str
+    arms: dict[str, Path] = field(default_factory=dict)
+    data: Path | None = None
+    findings: dict[str, Path] = field(default_factory=dict)
+    model: str = ""
     reward: Path | None = None
     comparisons: Path | None = None
     annotate: Path | None = None
@@ -53,9 +56,12 @@ class Report(Stage):
     pictures: int = 30
 
     def run(self, out: Path) -> None:
+        if self.arms and self.data is None:
+            raise ChatwrightError("the arms answered questions; name them: data=<the held-out prompts>")
         run = out.parent
         stages = artifacts.stages_of(run)
-        prompts = store.load(self.data, Prompt)
+        prompts = store.load(self.data, Prompt) if self.data else []
+        findings = {name: Findings.load(folder) for name, folder in self.findings.items()}
         scores = {arm: artifacts.read_scores(folder) for arm, folder in self.arms.items()}
         answers = {arm: artifacts.read_answers(folder, len(prompts)) for arm, folder in self.arms.items()}
         made_by = {arm: artifacts.stage_evaluated(folder, stages) for arm, folder in self.arms.items()}
@@ -68,9 +74,12 @@ class Report(Stage):
                 arm: kl for arm, stage in made_by.items() if stage and (kl := artifacts.final_kl(stage)) is not None
             },
             "seconds": {stage.name: stage.seconds for stage in stages},
-            "parameters": artifacts.count_parameters(checkpoint_of(self.model)),
+            "parameters": artifacts.count_parameters(checkpoint_of(self.model)) if self.model else 0,
             "tokens": sum(stage.tokens for stage in stages),
         }
+        if taken := [name for name in findings if name in {*numbers, "claims"}]:
+            raise ChatwrightError(f"findings: {taken[0]!r} is a name that the report uses itself; choose another")
+        numbers |= {name: found.numbers for name, found in findings.items()}
         verdicts = [claims.judge(claim, numbers) for claim in self.claims]
         numbers["claims"] = [asdict(verdict) for verdict in verdicts]
         liked: dict[str, list[artifacts.Liked]] = {"best": [], "worst": []}
@@ -88,6 +97,7 @@ class Report(Stage):
             tax_arms=self.tax_arms,
             pictures=report.choose_pictures(answers, prompts, self.pictures),
             liked=liked,
+            findings=list(findings.values()),
         )
         texts = {
             "report.json": json.dumps(numbers, indent=1, ensure_ascii=False) + "\n",

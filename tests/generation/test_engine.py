@@ -1,9 +1,13 @@
+from collections import deque
+
+import numpy as np
 import pytest
 import torch
 
 from chatwright.data.records import Message
 from chatwright.data.render import Rendered, Renderer
 from chatwright.errors import ChatwrightError
+from chatwright.generation.cache import bytes_per_token
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
 
@@ -178,3 +182,82 @@ def test_placeholders_of_pictures_are_never_said(assistant, renderer, conversati
 def test_it_serves_a_plain_tokenizer(language_model, tokenizer, conversations):
     (completion,) = Engine(language_model, Renderer(tokenizer)).generate(conversations[:1])[0]
     assert completion.tokens
+
+
+def test_rows_enter_as_others_leave(language_model, renderer, conversations):
+    """Never more rows than allowed, and new ones while old ones are still being written."""
+    engine = Engine(language_model, renderer, batch_size=4)
+    texts = [c for c in conversations if not renderer.prompt(c).media]
+    rows = [renderer.prompt(texts[i % len(texts)]) for i in range(12)]
+    requests = [engine.request(row, Sampling(3 + 5 * (i % 3), 0), 1, None) for i, row in enumerate(rows)]
+    waiting, sizes, mixed = deque(requests), [], False
+    with engine.decoder() as decoder:
+        while waiting or decoder.rows:
+            decoder.admit(waiting)
+            sizes.append(len(decoder.rows))
+            mixed |= len({len(row.tokens) for row in decoder.rows}) > 1
+            decoder.step()
+    assert max(sizes) == 4 and mixed
+    assert [len(request.rows[0].tokens) for request in requests if request.rows[0].finish == "length"]
+    for request in requests:
+        row = request.rows[0]
+        alone = engine.generate([request.prompt], row.sampling)[0][0]
+        assert (row.tokens, row.finish) == (alone.tokens, alone.finish_reason)
+
+
+def test_memory_bounds_how_many_rows_there_are(language_model, renderer, conversations):
+    prompt = renderer.prompt(conversations[0])
+    three = 3 * (len(prompt) + 10) * bytes_per_token(language_model)
+    engine = Engine(language_model, renderer, cache_bytes=three)
+    waiting = deque(engine.request(prompt, Sampling(10, 0), 1, None) for _ in range(8))
+    with engine.decoder() as decoder:
+        decoder.admit(waiting)
+        assert len(decoder.rows) == 3 and len(waiting) == 5
+    whole = engine.request(prompt, Sampling(10), 5, np.zeros((5, 10), np.float32))
+    with engine.decoder() as decoder:
+        decoder.admit(deque([whole]))
+        assert len(decoder.rows) == 5, "one request always enters"
+
+
+def test_rows_of_different_sampling_share_a_batch(language_model, renderer, conversations):
+    engine = Engine(language_model, renderer)
+    kinds = [Sampling(12, 0), Sampling(12, 0.7, top_p=0.9), Sampling(12, top_k=5), Sampling(12, repetition_penalty=1.4)]
+    prompt = renderer.prompt(conversations[0])
+    numbers = np.random.default_rng(0).random((1, 12), dtype=np.float32)
+    requests = [engine.request(prompt, kind, 1, numbers if kind.temperature else None) for kind in kinds]
+    with engine.decoder() as decoder:
+        decoder.admit(deque(requests))
+        while decoder.rows:
+            decoder.step()
+    for kind, together in zip(kinds, requests, strict=True):
+        alone = engine.request(prompt, kind, 1, numbers if kind.temperature else None)
+        with engine.decoder() as decoder:
+            decoder.admit(deque([alone]))
+            while decoder.rows:
+                decoder.step()
+        assert together.rows[0].tokens == alone.rows[0].tokens
+
+
+def test_a_cancelled_row_leaves_at_the_next_token(language_model, renderer, conversations):
+    engine = Engine(language_model, renderer)
+    requests = [engine.request(renderer.prompt(c), Sampling(30, 0), 1, None) for c in conversations[:3]]
+    with engine.decoder() as decoder:
+        decoder.admit(deque(requests))
+        decoder.step()
+        requests[1].rows[0].finish = "cancelled"
+        assert requests[1].rows[0] in decoder.step()
+        assert len(decoder.rows) == 2
+        while decoder.rows:
+            decoder.step()
+    alone = engine.generate([conversations[2]], Sampling(30, 0))[0][0]
+    assert requests[2].rows[0].tokens == alone.tokens
+
+
+def test_it_stops_at_stop_tokens_and_tells_alternatives(language_model, renderer, conversations):
+    engine = Engine(language_model, renderer)
+    (whole,) = engine.generate(conversations[:1], Sampling(8, 0, alternatives=3))[0]
+    assert [several[0][0] for several in whole.alternatives] == whole.tokens
+    assert [several[0][1] for several in whole.alternatives] == pytest.approx(whole.logprobs, abs=1e-5)
+    assert all(len(several) == 3 for several in whole.alternatives)
+    (cut,) = engine.generate(conversations[:1], Sampling(8, 0, stop_tokens=(whole.tokens[3],)))[0]
+    assert cut.tokens == whole.tokens[: whole.tokens.index(whole.tokens[3]) + 1] and cut.finish_reason == "stop"

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from transformers import RepetitionPenaltyLogitsProcessor
 
 from chatwright.errors import ChatwrightError
-from chatwright.generation.sampling import Sampling, distribution, draw, stream_of_uniforms
+from chatwright.generation.sampling import Sampling, distribution, draw, most_likely, stream_of_uniforms
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0, -5.0]])
 
@@ -81,3 +82,20 @@ def test_logits_that_are_not_finite_are_refused():
 def test_wrong_settings_are_refused(settings):
     with pytest.raises(ChatwrightError, match=next(iter(settings))):
         Sampling(**settings)
+
+
+def test_the_penalty_is_that_of_transformers():
+    seen = [[0, 3, 3], [4]]
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0, -5.0], [0.5, 1.0, 0.0, -1.0, -5.0]])
+    found = distribution(logits, Sampling(repetition_penalty=1.3), seen)
+    theirs = [
+        RepetitionPenaltyLogitsProcessor(1.3)(torch.tensor([tokens]), row[None])[0]
+        for tokens, row in zip(seen, logits, strict=True)
+    ]
+    assert torch.equal(found, torch.stack(theirs))
+
+
+def test_the_most_likely_are_those_that_can_be_drawn():
+    (several,) = most_likely(distribution(LOGITS, Sampling(top_k=2)), 4)
+    assert [token for token, _ in several] == [0, 1]
+    assert sum(np.exp(logprob) for _, logprob in several) == pytest.approx(1)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Lfm2Config, Lfm2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
@@ -28,7 +28,8 @@ def test_a_fresh_policy_has_ratio_one(temperature, attention, assistant, rendere
     """|log-ratio| < 1e-5 in float32, for text, one picture and two, in one padded batch with early leavers."""
     assistant.get_decoder().set_attn_implementation(attention)
     sampling = Sampling(max_new_tokens=40, temperature=temperature, stop=("e", "a", "o", "什"))
-    answers = Engine(assistant, renderer, batch_size=64).generate(conversations, sampling, n=4)
+    # So few rows at once that many enter while others are being written.
+    answers = Engine(assistant, renderer, batch_size=9).generate(conversations, sampling, n=4)
     rows = [renderer.prompt(conversation) for conversation in conversations for _ in range(4)]
     completions = [completion for several in answers for completion in several]
     lengths = {len(completion.tokens) for completion in completions}
@@ -39,10 +40,11 @@ def test_a_fresh_policy_has_ratio_one(temperature, attention, assistant, rendere
 
 
 @pytest.mark.parametrize("temperature", [0.0, *TEMPERATURES])
-def test_batched_equals_alone(temperature, assistant, renderer, conversations):
+@pytest.mark.parametrize("batch_size", [5, 64])
+def test_batched_equals_alone(batch_size, temperature, assistant, renderer, conversations):
     """Also for sampled answers, and whether or not the other prompts hold pictures."""
     sampling = Sampling(max_new_tokens=30, temperature=temperature)
-    together = Engine(assistant, renderer, batch_size=64).generate(conversations, sampling, n=2)
+    together = Engine(assistant, renderer, batch_size=batch_size).generate(conversations, sampling, n=2)
     for conversation, several in zip(conversations, together, strict=True):
         alone = Engine(assistant, renderer, batch_size=1).generate([conversation], sampling, n=2)[0]
         assert [completion.tokens for completion in alone] == [completion.tokens for completion in several]
@@ -75,27 +77,29 @@ def test_left_padding_changes_nothing(assistant, renderer, conversations):
             assert torch.allclose(logits, alone, atol=1e-4, rtol=0)
 
 
-def test_layers_with_a_sliding_window_are_served(renderer, conversations):
-    """A model that mixes full and sliding attention, with answers longer than the window."""
+@pytest.mark.parametrize("kind", ["sliding window", "recurrent"])
+def test_layers_of_other_kinds_are_served(kind, renderer, conversations):
+    """A model that mixes full attention with another kind, with answers longer than the window."""
     torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=len(renderer.tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=128,
-        use_sliding_window=True,
-        sliding_window=8,
-        layer_types=["full_attention", "sliding_attention"],
-        initializer_range=0.3,
-    )
-    model = Qwen3ForCausalLM(config).eval()
+    shared = {
+        "vocab_size": len(renderer.tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "initializer_range": 0.3,
+    }
+    if kind == "recurrent":
+        model = Lfm2ForCausalLM(Lfm2Config(layer_types=["conv", "full_attention"], **shared)).eval()
+    else:
+        layers = ["full_attention", "sliding_attention"]
+        window = Qwen3Config(head_dim=8, use_sliding_window=True, sliding_window=8, layer_types=layers, **shared)
+        model = Qwen3ForCausalLM(window).eval()
     texts = [conversation for conversation in conversations if not renderer.prompt(conversation).media]
     sampling = Sampling(max_new_tokens=20)
-    answers = Engine(model, renderer).generate(texts, sampling, n=2)
+    answers = Engine(model, renderer, batch_size=3).generate(texts, sampling, n=2)
     rows = [renderer.prompt(text) for text in texts for _ in range(2)]
     completions = [completion for several in answers for completion in several]
     forced = teacher_forced(model, renderer, rows, [c.tokens for c in completions], 1.0)

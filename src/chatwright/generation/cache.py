@@ -1,64 +1,181 @@
-"""The cache of keys and values while answers are written."""
+"""The cache of keys and values of rows that come and go while answers are written."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedConfig
-from transformers.cache_utils import DynamicLayer
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 GROWTH = 1.5
+ROOM = 128  # places reserved ahead at first: most answers end long before the longest that is allowed
 
 
-class RoomyLayer(DynamicLayer):
-    """Keys and values in memory reserved ahead, so that a token is written in place.
+@dataclass
+class Window:
+    """The places that the rows occupy. Row i begins at ``begins[i]``; all of them end at ``end``."""
 
-    `DynamicLayer` copies everything into new memory for every token, which took 60% of the time for 256 rows of a small
-    model on a CPU.
+    begins: list[int] = field(default_factory=list)
+    end: int = 0
+
+    @property
+    def start(self) -> int:
+        return min(self.begins, default=self.end)
+
+    @property
+    def width(self) -> int:
+        return self.end - self.start
+
+
+class SlotLayer(DynamicLayer):
+    """Keys and values in memory that is reserved ahead: row i in slot i, and every token written in place.
+
+    What lies in a slot before its row begins is hidden by the attention mask. Layers with a sliding window keep all
+    places too: their mask hides what is out of the window.
     """
 
-    def __init__(self, room: int):
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, window: Window):
         super().__init__()
-        self.room = room
+        self.window = window
+        self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append [B, heads, T, width] and give all so far."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.length = 0
-            self.key_store, self.value_store = key_states[:, :, :0], value_states[:, :, :0]
-        start, end = self.length, self.length + key_states.shape[2]
-        if end > self.key_store.shape[2]:
-            size = max(end + self.room, int(GROWTH * self.key_store.shape[2]))
-            self.room = 0
-            self.key_store = _enlarged(self.key_store, start, size)
-            self.value_store = _enlarged(self.value_store, start, size)
-        self.key_store[:, :, start:end] = key_states
-        self.value_store[:, :, start:end] = value_states
-        self._show(end)
-        return self.keys, self.values
+        """Write [rows, heads, T, width] behind the end and give everything from the start of the window."""
+        rows, start, end = len(key_states), self.window.start, self.window.end
+        after = end + key_states.shape[2]
+        self.keys[:rows, :, end:after] = key_states
+        self.values[:rows, :, end:after] = value_states
+        return self.keys[:rows, :, start:after], self.values[:rows, :, start:after]
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Take the given rows: some, all, or some repeated."""
-        self.key_store = self.key_store.index_select(0, beam_idx)
-        self.value_store = self.value_store.index_select(0, beam_idx)
-        self._show(self.length)
+    def get_seq_length(self) -> int:
+        return self.window.width
 
-    def _show(self, length: int) -> None:
-        self.length = length
-        self.keys, self.values = self.key_store[:, :, :length], self.value_store[:, :, :length]
+    def move(self, slots: int, places: int, to: int, like: Tensor) -> None:
+        """Into new memory of so many slots and places, the window to the place ``to``.
+
+        It is zeroed: what the mask hides is multiplied by zero, which does not hide what is not a number. ``like`` is a
+        tensor of the same kind.
+        """
+        rows, start, end = len(self.window.begins), self.window.start, self.window.end
+        keys, values = (like.new_zeros(slots, like.shape[1], places, like.shape[3]) for _ in range(2))
+        if rows:
+            keys[:rows, :, to : to + end - start] = self.keys[:rows, :, start:end]
+            values[:rows, :, to : to + end - start] = self.values[:rows, :, start:end]
+        self.keys, self.values = keys, values
 
 
-def roomy_cache(config: PreTrainedConfig, room: int) -> DynamicCache:
-    """The model's own kind of cache, its plain layers with room for so many tokens after the prompt.
+class SlotCache:
+    """The cache of a model for rows that come and go.
 
-    Layers of other kinds (sliding windows, recurrent states) do not grow and stay as they are.
+    A row that comes is written into the next free slot, in front of the common end; when one goes, the last row moves
+    into its slot. So no other row is copied, and attention reaches over the longest row alone.
+
+    ``shared`` is False for models with layers of other kinds, such as recurrent states: their rows come together.
     """
-    cache = DynamicCache(config=config)
-    cache.layers = [RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return cache
+
+    def __init__(self, config: PreTrainedConfig):
+        self.config = config
+        self.window = Window()
+        self.cache = DynamicCache(config=config)
+        self.cache.layers = [
+            SlotLayer(self.window) if type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) else layer
+            for layer in self.cache.layers
+        ]
+        self.slots = self.places = 0
+
+    @property
+    def shared(self) -> bool:
+        return all(isinstance(layer, SlotLayer) for layer in self.cache.layers)
+
+    def for_prompts(self) -> DynamicCache:
+        """An empty cache to read prompts into, which `enter` then takes over; nothing in it is forgotten."""
+        cache = DynamicCache(config=self.config)
+        cache.layers = [
+            DynamicLayer() if isinstance(own, SlotLayer) else other
+            for own, other in zip(self.cache.layers, cache.layers, strict=True)
+        ]
+        return cache
+
+    def enter(self, prompts: DynamicCache, sources: Sequence[int], lengths: Sequence[int]) -> None:
+        """Let rows come: new row j is row ``sources[j]`` of the cache of left-padded prompts, ``lengths[j]`` long."""
+        window, rows = self.window, len(self.window.begins)
+        longest = max(lengths)
+        if not rows or rows + len(sources) > self.slots or longest > window.end:
+            self._move(rows + len(sources), longest, prompts)
+        chosen = torch.tensor(sources)
+        for place, (own, other) in enumerate(zip(self.cache.layers, prompts.layers, strict=True)):
+            if isinstance(own, SlotLayer):
+                for store, given in ((own.keys, other.keys), (own.values, other.values)):
+                    picked = given[:, :, given.shape[2] - longest :].index_select(0, chosen.to(given.device))
+                    store[rows : rows + len(sources), :, window.end - longest : window.end] = picked
+            else:
+                other.reorder_cache(chosen)
+                self.cache.layers[place] = other
+        window.begins += [window.end - length for length in lengths]
+
+    def leave(self, slots: Sequence[int]) -> list[int]:
+        """Let the rows in ``slots`` go.
+
+        Returns:
+            For every slot that is still occupied, where its row was before.
+        """
+        window = self.window
+        order = list(range(len(window.begins)))
+        for slot in sorted(slots, reverse=True):
+            last = len(window.begins) - 1
+            if slot != last:
+                used = slice(window.begins[last], window.end)
+                for layer in self.cache.layers:
+                    if isinstance(layer, SlotLayer):
+                        layer.keys[slot, :, used] = layer.keys[last, :, used]
+                        layer.values[slot, :, used] = layer.values[last, :, used]
+                window.begins[slot], order[slot] = window.begins[last], order[last]
+            window.begins.pop()
+            order.pop()
+        for layer in self.cache.layers:
+            if not isinstance(layer, SlotLayer) and order:
+                layer.reorder_cache(torch.tensor(order))
+        return order
+
+    def mask(self, device: torch.device) -> Tensor | None:
+        """[rows, width + 1] of 0 and 1, the next token included; None where nothing is to be hidden."""
+        window = self.window
+        if all(begin == window.start for begin in window.begins):
+            return None
+        places = torch.arange(window.start, window.end + 1, device=device)
+        return (places >= torch.tensor(window.begins, device=device)[:, None]).long()
+
+    @contextmanager
+    def next_token(self) -> Iterator[DynamicCache]:
+        """What a model takes that reads one more token of every row."""
+        if self.window.end == self.places:
+            self._move(self.slots, 0, self.cache)
+        yield self.cache
+        self.window.end += 1
+
+    def _move(self, slots: int, longest: int, like: DynamicCache) -> None:
+        """Make room for so many slots, a prompt so long in front of the end, and tokens behind it."""
+        window = self.window
+        to = max(0, longest - window.width)
+        end = to + window.width
+        self.slots = max(slots, self.slots) if window.begins else slots
+        self.places = max(end + ROOM, int(GROWTH * end))
+        for own, other in zip(self.cache.layers, like.layers, strict=True):
+            if isinstance(own, SlotLayer):
+                own.move(self.slots, self.places, to, other.keys)
+        window.begins[:] = [begin - window.start + to for begin in window.begins]
+        window.end = end
 
 
-def _enlarged(store: Tensor, length: int, size: int) -> Tensor:
-    larger = store.new_empty(*store.shape[:2], size, store.shape[3])
-    larger[:, :, :length] = store[:, :, :length]
-    return larger
+def bytes_per_token(model: PreTrainedModel) -> int:
+    """What the keys and values of one token take in all layers, by the model's configuration."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize

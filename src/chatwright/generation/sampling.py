@@ -1,6 +1,7 @@
 """How the next token is chosen: the distribution that a sampler draws from, and the draw itself."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,16 +21,23 @@ class Sampling:
         top_p: nucleus sampling (Holtzman et al. 2020, arXiv:1904.09751): the smallest set of most likely tokens whose
             probability is at least this; 1 keeps all.
         top_k: only so many of the most likely tokens; 0 keeps all.
+        repetition_penalty: what the logits of tokens that stand in the prompt or the answer are divided by, those below
+            zero multiplied (Keskar et al. 2019, "CTRL", arXiv:1909.05858); 1 changes nothing.
         seed: the same seed, prompt and model give the same answer, whatever else is in the batch.
         stop: an answer ends before the first of these texts.
+        stop_tokens: an answer ends with one of these, as with the stop tokens of the model.
+        alternatives: how many of the most likely tokens are told at every place.
     """
 
     max_new_tokens: int = 64
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    repetition_penalty: float = 1.0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    stop_tokens: tuple[int, ...] = ()
+    alternatives: int = 0
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -40,18 +48,32 @@ class Sampling:
             raise ChatwrightError(f"top_p is {self.top_p}; give a number above 0 and at most 1")
         if self.top_k < 0:
             raise ChatwrightError(f"top_k is {self.top_k}; give 0 (all tokens) or more")
+        if not self.repetition_penalty > 0:
+            raise ChatwrightError(f"repetition_penalty is {self.repetition_penalty}; give a number above 0")
+
+    @property
+    def shape(self) -> tuple[float, ...]:
+        """What decides the distribution; rows that agree in it are drawn together."""
+        return self.temperature, self.top_p, self.top_k, self.repetition_penalty, self.alternatives
 
 
-def distribution(logits: Tensor, sampling: Sampling) -> Tensor:
+def distribution(logits: Tensor, sampling: Sampling, seen: Sequence[Sequence[int]] = ()) -> Tensor:
     """The logits of the distribution that is sampled from.
 
     Args:
         logits: [B, V], any floating type.
+        seen: for every row the tokens that the penalty is for; read where there is one.
 
     Returns:
         [B, V] float32, divided by the temperature (not for greedy), excluded tokens at minus infinity; not normalised.
     """
     logits = logits.float()
+    if sampling.repetition_penalty != 1:
+        mask = torch.zeros_like(logits, dtype=torch.bool)
+        for row, tokens in enumerate(seen):
+            mask[row, torch.tensor(tokens, device=logits.device)] = True
+        penalised = torch.where(logits > 0, logits / sampling.repetition_penalty, logits * sampling.repetition_penalty)
+        logits = torch.where(mask, penalised, logits)
     if sampling.temperature > 0 and sampling.temperature != 1:
         logits = logits / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:
@@ -90,6 +112,13 @@ def draw(logits: Tensor, uniforms: Tensor | None) -> tuple[Tensor, Tensor]:
         target = torch.minimum(uniforms * total, torch.nextafter(total, torch.zeros_like(total)))
         tokens = torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
     return tokens, logits.gather(1, tokens[:, None])[:, 0] - normaliser
+
+
+def most_likely(logits: Tensor, count: int) -> list[list[tuple[int, float]]]:
+    """For every row of [B, V] the most likely tokens, those excluded left out, and their log-probabilities in nats."""
+    logprobs, tokens = logits.log_softmax(-1).topk(min(count, logits.shape[-1]))
+    rows = zip(tokens.tolist(), logprobs.tolist(), strict=True)
+    return [[pair for pair in zip(*row, strict=True) if pair[1] > float("-inf")] for row in rows]
 
 
 def stream_of_uniforms(seed: int, prompt: bytes, sample: int, count: int) -> np.ndarray:

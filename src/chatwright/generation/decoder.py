@@ -1,0 +1,173 @@
+"""Continuous batching (Yu et al. 2022, "Orca"): rows enter while others are being written, and leave when they end."""
+
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from chatwright.data.render import Rendered, Renderer
+from chatwright.generation.cache import SlotCache, bytes_per_token
+from chatwright.generation.sampling import Sampling, distribution, draw, most_likely
+
+JOIN = 0.25  # of the rows: fewer free ones wait for more, as reading prompts together is cheaper
+PADDING = 1.25  # prompts that are read together are at most so many times as long as the shortest of them
+
+
+@dataclass
+class Row:
+    """An answer that grows.
+
+    prompt: its tokens. room: how many more it may have. uniforms: [room or more] random numbers, None for greedy.
+    """
+
+    prompt: Sequence[int]
+    sampling: Sampling
+    room: int
+    uniforms: np.ndarray | None
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    alternatives: list[list[tuple[int, float]]] = field(default_factory=list)
+    finish: Literal["stop", "length", "cancelled"] | None = None
+
+
+@dataclass
+class Request:
+    """A prompt and the rows that answer it; they share what is computed for the prompt, so they enter together."""
+
+    prompt: Rendered
+    rows: list[Row]
+
+    @property
+    def ended(self) -> bool:
+        return all(row.finish for row in self.rows)
+
+
+class Decoder:
+    """Writes the answers of all rows token by token; row i lies in slot i of the cache.
+
+    Args:
+        batch_size: rows decoded together; a request that has more of them enters alone.
+        cache_bytes: of keys and values; a request enters only if all rows can become as long as they may.
+    """
+
+    def __init__(self, model: PreTrainedModel, renderer: Renderer, batch_size: int, cache_bytes: int):
+        self.model, self.renderer = model, renderer
+        self.batch_size, self.cache_bytes = batch_size, cache_bytes
+        self.cache = SlotCache(model.config)
+        self.rows: list[Row] = []
+        self.logits = torch.empty(0)  # [rows, V], of the token that comes next
+        self.bytes_per_token = bytes_per_token(model)
+        self.unsaid = torch.tensor(sorted(renderer.unsaid), dtype=torch.long, device=model.device)
+
+    @torch.inference_mode()
+    def admit(self, waiting: deque[Request]) -> None:
+        """Let in those who wait, the first first, as many as there is room for."""
+        entering: list[Request] = []
+        rows = list(self.rows)
+        while waiting and self._fits(rows, waiting[0]):
+            entering.append(waiting.popleft())
+            rows += entering[-1].rows
+        if self.rows and waiting and len(rows) - len(self.rows) < JOIN * self.batch_size:
+            waiting.extendleft(reversed(entering))
+            return
+        for part in _of_like_length(entering) if self.cache.shared else filter(None, [entering]):
+            self._read(part)
+
+    @torch.inference_mode()
+    def step(self) -> list[Row]:
+        """Write one token of every row. Returns the rows that have ended; they have left."""
+        self._draw()
+        ended = [slot for slot, row in enumerate(self.rows) if row.finish]
+        gone = [self.rows[slot] for slot in ended]
+        if ended:
+            order = self.cache.leave(ended)
+            self.rows = [self.rows[slot] for slot in order]
+        if not self.rows:
+            return gone
+        device = self.model.device
+        positions = [[len(row.prompt) + len(row.tokens) - 1] for row in self.rows]
+        mask = self.cache.mask(device)
+        with self.cache.next_token() as cache:
+            output = self.model(
+                input_ids=torch.tensor([row.tokens[-1:] for row in self.rows], device=device),
+                attention_mask=mask,
+                position_ids=torch.tensor(positions, device=device),
+                past_key_values=cache,
+                use_cache=True,
+            )
+        self.logits = output.logits[:, -1]
+        return gone
+
+    def _fits(self, rows: list[Row], request: Request) -> bool:
+        if not rows:
+            return True
+        together = rows + request.rows
+        if len(together) > self.batch_size or (self.rows and not self.cache.shared):
+            return False
+        longest = max(len(row.prompt) + row.room for row in together)
+        return longest * len(together) * self.bytes_per_token <= self.cache_bytes
+
+    def _read(self, requests: Sequence[Request]) -> None:
+        """Let prompts be read, each once, and their rows enter."""
+        batch = self.renderer.collate([request.prompt for request in requests], side="left")
+        inputs = {name: value.to(self.model.device) for name, value in batch.items() if name != "loss_mask"}
+        if inputs["attention_mask"].all():
+            inputs.pop("attention_mask")
+        cache = self.cache.for_prompts()
+        output = self.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        sources = [place for place, request in enumerate(requests) for _ in request.rows]
+        new = [row for request in requests for row in request.rows]
+        self.cache.enter(cache, sources, [len(row.prompt) for row in new])
+        logits = output.logits[sources, -1]
+        self.logits = torch.cat([self.logits, logits]) if self.rows else logits
+        self.rows += new
+
+    def _draw(self) -> None:
+        """The next token of every row, and what ends with it."""
+        alike: dict[tuple[float, ...], list[int]] = defaultdict(list)
+        for slot, row in enumerate(self.rows):
+            alike[row.sampling.shape].append(slot)
+        for slots in alike.values():
+            rows = [self.rows[slot] for slot in slots]
+            logits = self.logits.float() if len(alike) == 1 else self.logits[slots].float()
+            # A placeholder without its media would be a row that no forward pass accepts again.
+            logits[:, self.unsaid] = float("-inf")
+            sampling = rows[0].sampling
+            penalised = rows if sampling.repetition_penalty != 1 else []
+            logits = distribution(logits, sampling, [[*row.prompt, *row.tokens] for row in penalised])
+            uniforms = [row.uniforms[len(row.tokens)] for row in rows if row.uniforms is not None]
+            numbers = torch.tensor(np.array(uniforms), device=logits.device) if uniforms else None
+            tokens, logprobs = draw(logits, numbers)
+            if sampling.alternatives:
+                for row, several in zip(rows, most_likely(logits, sampling.alternatives), strict=True):
+                    row.alternatives.append(several)
+            for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True):
+                row.tokens.append(token)
+                row.logprobs.append(logprob)
+                row.finish = row.finish or self._finish(row)
+
+    def _finish(self, row: Row) -> Literal["stop", "length"] | None:
+        if row.tokens[-1] in self.renderer.stop_ids or row.tokens[-1] in row.sampling.stop_tokens:
+            return "stop"
+        if row.sampling.stop:
+            # A stop text of k bytes spans at most k tokens of a byte or more.
+            tail = max(len(stop.encode()) for stop in row.sampling.stop)
+            text = self.renderer.decode(row.tokens[-tail - 1 :])
+            if any(stop in text for stop in row.sampling.stop):
+                return "stop"
+        return "length" if len(row.tokens) >= row.room else None
+
+
+def _of_like_length(requests: Sequence[Request]) -> list[list[Request]]:
+    """The requests in groups that are read together, the longest first."""
+    groups: list[list[Request]] = []
+    for request in sorted(requests, key=lambda one: -len(one.prompt)):
+        if groups and len(groups[-1][0].prompt) <= PADDING * len(request.prompt):
+            groups[-1].append(request)
+        else:
+            groups.append([request])
+    return groups

@@ -1,6 +1,5 @@
 from collections import deque
 
-import numpy as np
 import pytest
 import torch
 
@@ -189,7 +188,7 @@ def test_rows_enter_as_others_leave(language_model, renderer, conversations):
     engine = Engine(language_model, renderer, batch_size=4)
     texts = [c for c in conversations if not renderer.prompt(c).media]
     rows = [renderer.prompt(texts[i % len(texts)]) for i in range(12)]
-    requests = [engine.request(row, Sampling(3 + 5 * (i % 3), 0), 1, None) for i, row in enumerate(rows)]
+    requests = [engine.request(row, Sampling(3 + 5 * (i % 3), 0)) for i, row in enumerate(rows)]
     waiting, sizes, mixed = deque(requests), [], False
     with engine.decoder() as decoder:
         while waiting or decoder.rows:
@@ -209,11 +208,11 @@ def test_memory_bounds_how_many_rows_there_are(language_model, renderer, convers
     prompt = renderer.prompt(conversations[0])
     three = 3 * (len(prompt) + 10) * bytes_per_token(language_model)
     engine = Engine(language_model, renderer, cache_bytes=three)
-    waiting = deque(engine.request(prompt, Sampling(10, 0), 1, None) for _ in range(8))
+    waiting = deque(engine.request(prompt, Sampling(10, 0)) for _ in range(8))
     with engine.decoder() as decoder:
         decoder.admit(waiting)
         assert len(decoder.rows) == 3 and len(waiting) == 5
-    whole = engine.request(prompt, Sampling(10), 5, np.zeros((5, 10), np.float32))
+    whole = engine.request(prompt, Sampling(10), 5)
     with engine.decoder() as decoder:
         decoder.admit(deque([whole]))
         assert len(decoder.rows) == 5, "one request always enters"
@@ -223,24 +222,19 @@ def test_rows_of_different_sampling_share_a_batch(language_model, renderer, conv
     engine = Engine(language_model, renderer)
     kinds = [Sampling(12, 0), Sampling(12, 0.7, top_p=0.9), Sampling(12, top_k=5), Sampling(12, repetition_penalty=1.4)]
     prompt = renderer.prompt(conversations[0])
-    numbers = np.random.default_rng(0).random((1, 12), dtype=np.float32)
-    requests = [engine.request(prompt, kind, 1, numbers if kind.temperature else None) for kind in kinds]
+    requests = [engine.request(prompt, kind) for kind in kinds]
     with engine.decoder() as decoder:
         decoder.admit(deque(requests))
         while decoder.rows:
             decoder.step()
     for kind, together in zip(kinds, requests, strict=True):
-        alone = engine.request(prompt, kind, 1, numbers if kind.temperature else None)
-        with engine.decoder() as decoder:
-            decoder.admit(deque([alone]))
-            while decoder.rows:
-                decoder.step()
-        assert together.rows[0].tokens == alone.rows[0].tokens
+        (alone,) = engine.generate([prompt], kind)[0]
+        assert together.rows[0].tokens == alone.tokens
 
 
 def test_a_cancelled_row_leaves_at_the_next_token(language_model, renderer, conversations):
     engine = Engine(language_model, renderer)
-    requests = [engine.request(renderer.prompt(c), Sampling(30, 0), 1, None) for c in conversations[:3]]
+    requests = [engine.request(renderer.prompt(c), Sampling(30, 0)) for c in conversations[:3]]
     with engine.decoder() as decoder:
         decoder.admit(deque(requests))
         decoder.step()

@@ -87,20 +87,22 @@ class Engine:
         """
         sampling = sampling or Sampling()
         rendered = [self._numbered(number, prompt) for number, prompt in enumerate(prompts)]
-        uniforms = self._uniforms(rendered, sampling, n)
+        seen: Counter[bytes] = Counter()
+        requests = []
+        for prompt in rendered:
+            requests.append(self.request(prompt, sampling, n, seen[_digest(prompt)]))
+            seen[_digest(prompt)] += n
         # Neighbours in length share a batch, which saves padding; the longest first, so that memory runs out at once.
-        order = sorted(range(len(rendered)), key=lambda index: -len(rendered[index].input_ids))
-        requests = {index: self.request(rendered[index], sampling, n, uniforms[index]) for index in order}
-        waiting = deque(requests.values())
+        waiting = deque(sorted(requests, key=lambda request: -len(request.prompt)))
         answered = 0
         with self.decoder() as decoder:
             while waiting or decoder.rows:
                 decoder.admit(waiting)
                 if decoder.step() and progress:
-                    before, answered = answered, sum(request.ended for request in requests.values())
+                    before, answered = answered, sum(request.ended for request in requests)
                     if answered > before:
                         progress(answered)
-        return [[self.complete(row) for row in requests[index].rows] for index in range(len(rendered))]
+        return [[self.complete(row) for row in request.rows] for request in requests]
 
     def stream(
         self, messages: Sequence[Message] | Rendered, sampling: Sampling | None = None
@@ -115,8 +117,7 @@ class Engine:
             The answer (what ``yield from`` gives).
         """
         sampling = sampling or Sampling()
-        prompt = self.render(messages)
-        request = self.request(prompt, sampling, 1, self._uniforms([prompt], sampling, 1)[0])
+        request = self.request(self.render(messages), sampling)
         row, shown = request.rows[0], ""
         with self.decoder() as decoder:
             decoder.admit(deque([request]))
@@ -156,26 +157,17 @@ class Engine:
         except ChatwrightError as error:
             raise ChatwrightError(f"prompt {number}: {error}") from error
 
-    def _uniforms(self, prompts: Sequence[Rendered], sampling: Sampling, n: int) -> list[np.ndarray | None]:
-        """For every prompt [n, max_new_tokens] random numbers, decided by its content; None for greedy answers."""
-        if sampling.temperature == 0:
-            return [None] * len(prompts)
-        seen: Counter[bytes] = Counter()
-        streams: list[np.ndarray | None] = []
-        for prompt in prompts:
-            key = _digest(prompt)
-            samples = range(seen[key], seen[key] + n)
-            streams.append(
-                np.stack([stream_of_uniforms(sampling.seed, key, i, sampling.max_new_tokens) for i in samples])
-            )
-            seen[key] += n
-        return streams
+    def request(self, prompt: Rendered, sampling: Sampling, n: int = 1, first: int = 0) -> Request:
+        """What a decoder takes: a prompt and n rows, which are the samples from number ``first`` on.
 
-    def request(self, prompt: Rendered, sampling: Sampling, n: int, uniforms: np.ndarray | None) -> Request:
-        """What a decoder takes: a prompt and n rows, each with its stream of random numbers [max_new_tokens]."""
+        A sample's random numbers are decided by the seed, the content of the prompt and its number.
+        """
         # The last token needs no place in the context, as nothing follows it.
         room = min(sampling.max_new_tokens, self.context - len(prompt) + 1)
-        streams = [None] * n if uniforms is None else list(uniforms)
+        streams: list[np.ndarray | None] = [None] * n
+        if sampling.temperature:
+            key = _digest(prompt)
+            streams = [stream_of_uniforms(sampling.seed, key, first + i, room) for i in range(n)]
         return Request(prompt, [Row(prompt.input_ids, sampling, room, stream) for stream in streams])
 
     def complete(self, row: Row) -> Completion:

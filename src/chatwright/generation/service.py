@@ -1,0 +1,167 @@
+"""Answers for many people at once, out of one decoder that a thread of its own keeps busy."""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from chatwright.data.render import Rendered
+from chatwright.errors import ChatwrightError
+from chatwright.generation.decoder import Decoder, Request
+from chatwright.generation.engine import Engine
+from chatwright.generation.sampling import Sampling
+
+
+class Busy(ChatwrightError):
+    """So many requests wait that another one would wait too long."""
+
+
+@dataclass
+class Ticket:
+    """An accepted request; its rows grow while it is answered.
+
+    engine: the one that answers it, also when another one has taken over since.
+    changed: called from the decoder's thread when a row has grown or ended; has to return at once.
+    error: why it was given up, if it was.
+    """
+
+    request: Request
+    engine: Engine
+    changed: Callable[[], None]
+    error: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.error is not None or self.request.ended
+
+    def cancel(self) -> None:
+        """Give it up; its rows leave before the next token."""
+        for row in self.request.rows:
+            row.finish = row.finish or "cancelled"
+
+
+class Service:
+    """Takes requests from any thread.
+
+    Args:
+        engine: the first model; its ``batch_size`` and ``cache_bytes`` bound the memory.
+        queue: requests that may wait.
+    """
+
+    def __init__(self, engine: Engine, queue: int = 64):
+        self.queue = queue
+        self._lines = [_Line(engine)]
+        self._work = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="decoder", daemon=True)
+        self._thread.start()
+
+    @property
+    def engine(self) -> Engine:
+        """The one that answers new requests."""
+        return self._lines[-1].engine
+
+    @property
+    def waiting(self) -> int:
+        """Requests that no decoder has let in yet."""
+        return sum(len(line.waiting) for line in self._lines)
+
+    def submit(self, prompt: Rendered, sampling: Sampling, n: int, changed: Callable[[], None]) -> Ticket:
+        """Have a prompt of the present ``engine`` answered n times.
+
+        Raises:
+            Busy: too many wait already, or the service is closing.
+        """
+        with self._work:
+            if self._closed or self.waiting >= self.queue:
+                raise Busy("too many requests are waiting; try again in a few seconds")
+            line = self._lines[-1]
+            ticket = Ticket(line.engine.request(prompt, sampling, n), line.engine, changed)
+            line.waiting.append(ticket)
+            self._work.notify()
+        return ticket
+
+    def swap(self, engine: Engine) -> None:
+        """Let another model answer from now on; what was begun is ended by the model that began it."""
+        with self._work:
+            self._lines.append(_Line(engine))
+            self._work.notify()
+
+    def close(self) -> None:
+        """Take nothing new, end what was begun, and stop."""
+        with self._work:
+            self._closed = True
+            self._work.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while lines := self._next():
+                for line in lines:
+                    line.step()
+        finally:
+            # Reached with work left only by a fault in the program: nobody is to wait for what will not come.
+            self._closed = True
+            for line in self._lines:
+                line.close("the decoder has stopped; see the log and start the server again")
+
+    def _next(self) -> list["_Line"]:
+        """The lines with work to do; waits for one, and gives none once all is done and nothing more will come."""
+        with self._work:
+            while True:
+                for line in [line for line in self._lines[:-1] if line.idle]:
+                    line.close("")
+                    self._lines.remove(line)
+                busy = [line for line in self._lines if not line.idle]
+                if busy or self._closed:
+                    return busy
+                self._work.wait()
+
+
+class _Line:
+    """A model with those whom it answers and those who wait for it."""
+
+    def __init__(self, engine: Engine):
+        self.engine = engine
+        self.waiting: deque[Ticket] = deque()
+        self.answering: list[Ticket] = []
+        self._stack = ExitStack()
+        self._decoder: Decoder | None = None
+
+    @property
+    def idle(self) -> bool:
+        return not (self.waiting or self.answering)
+
+    def step(self) -> None:
+        """Let in who fits and write a token of every row; a failure ends those who are being answered, not the line."""
+        if self._decoder is None:
+            self._decoder = self._stack.enter_context(self.engine.decoder())
+        tickets = [self.waiting.popleft() for _ in range(len(self.waiting))]
+        wanted = [ticket for ticket in tickets if not ticket.ended]
+        requests = deque(ticket.request for ticket in wanted)
+        error = ""
+        try:
+            self._decoder.admit(requests)
+            if self._decoder.rows:
+                self._decoder.step()
+        except (ChatwrightError, RuntimeError) as failure:
+            error = str(failure) or type(failure).__name__
+        entered = len(wanted) - len(requests)
+        self.answering += wanted[:entered]
+        self.waiting.extendleft(reversed(wanted[entered:]))
+        self._tell(error)
+        if error:
+            self._stack.close()
+            self._decoder = None
+
+    def close(self, error: str) -> None:
+        self.answering += self.waiting
+        self._tell(error)
+        self._stack.close()
+
+    def _tell(self, error: str) -> None:
+        for ticket in self.answering:
+            ticket.error = error or None
+            ticket.changed()
+        self.answering = [ticket for ticket in self.answering if not ticket.ended]

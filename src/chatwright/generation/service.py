@@ -65,7 +65,7 @@ class Service:
     @property
     def waiting(self) -> int:
         """Requests that no decoder has let in yet."""
-        return sum(len(line.waiting) for line in self._lines)
+        return sum(not ticket.ended for line in self._lines for ticket in list(line.waiting))
 
     def submit(self, prompt: Rendered, sampling: Sampling, n: int, changed: Callable[[], None]) -> Ticket:
         """Have a prompt of the present ``engine`` answered n times.
@@ -137,7 +137,7 @@ class _Line:
         """Let in who fits and write a token of every row; a failure ends those who are being answered, not the line."""
         if self._decoder is None:
             self._decoder = self._stack.enter_context(self.engine.decoder())
-        tickets = [self.waiting.popleft() for _ in range(len(self.waiting))]
+        tickets = list(self.waiting)
         wanted = [ticket for ticket in tickets if not ticket.ended]
         requests = deque(ticket.request for ticket in wanted)
         error = ""
@@ -149,6 +149,8 @@ class _Line:
             error = str(failure) or type(failure).__name__
         entered = len(wanted) - len(requests)
         self.answering += wanted[:entered]
+        for _ in tickets:
+            self.waiting.popleft()
         self.waiting.extendleft(reversed(wanted[entered:]))
         self._tell(error)
         if error:

@@ -6,6 +6,8 @@ import time
 import pytest
 import torch
 
+from chatwright.data.render import Rendered
+from chatwright.errors import ChatwrightError
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
 from chatwright.generation.service import Busy, Service
@@ -21,7 +23,7 @@ def service(language_model, renderer):
 def ask(service, prompt, sampling, n=1):
     """Submit and wait; gives the ticket."""
     event = threading.Event()
-    ticket = service.submit(prompt, sampling, n, event.set)
+    ticket = service.submit(service.engine, prompt, sampling, n, event.set)
     while not ticket.ended:
         assert event.wait(30)
         event.clear()
@@ -56,20 +58,20 @@ def test_a_full_queue_says_so_and_a_cancelled_request_makes_room(language_model,
     tickets = []
     with pytest.raises(Busy):
         for _ in range(9):
-            tickets.append(service.submit(prompt, long, 1, lambda: None))
+            tickets.append(service.submit(service.engine, prompt, long, 1, lambda: None))
     for ticket in tickets:
         ticket.cancel()
     assert ask(service, prompt, Sampling(3, 0)).error is None
     service.close()
     with pytest.raises(Busy):
-        service.submit(prompt, long, 1, lambda: None)
+        service.submit(service.engine, prompt, long, 1, lambda: None)
 
 
 def test_another_model_takes_over_without_cutting_an_answer(service, language_model, renderer, conversations):
     old = service.engine
     prompt = renderer.prompt(conversations[0])
     begun = threading.Event()
-    first = service.submit(prompt, Sampling(60, 0), 1, begun.set)
+    first = service.submit(service.engine, prompt, Sampling(60, 0), 1, begun.set)
     assert begun.wait(30)
     torch.manual_seed(1)
     other = type(language_model)(language_model.config)
@@ -93,3 +95,14 @@ def test_a_failure_is_told_and_the_service_goes_on(service, language_model, rend
     with torch.no_grad():
         head.copy_(before)
     assert ask(service, prompt, Sampling(5)).error is None
+
+
+def test_other_work_is_done_between_tokens(service, renderer, conversations):
+    prompt = renderer.prompt(conversations[0])
+    ticket = service.submit(service.engine, prompt, Sampling(60, 0), 1, lambda: None)
+    assert service.call(lambda engine: engine.context).result(30) == service.engine.context
+    with pytest.raises(ChatwrightError, match="no tokens"):
+        service.call(lambda engine: engine.render(Rendered([], []))).result(30)
+    while not ticket.ended:
+        time.sleep(0.01)
+    assert ticket.error is None

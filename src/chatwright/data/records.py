@@ -7,6 +7,8 @@ the ``messages`` that Hugging Face templates read. On disk a record is one row o
 import io
 import math
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -42,16 +44,30 @@ class Part:
         image.save(buffer, format="PNG", compress_level=1)
         return cls("image", media=buffer.getvalue())
 
+    def size(self) -> tuple[int, int]:
+        """Width and height of an image part in pixels, before EXIF turns it; nothing is decoded.
+
+        Raises:
+            ChatwrightError: as `image`.
+        """
+        with self._open() as image:
+            return image.size
+
     def image(self, mode: str = "RGB") -> PIL.Image.Image:
         """Decode an image part to ``mode``, upright as its EXIF orientation says.
 
         Raises:
             ChatwrightError: the bytes are not a picture that Pillow can read.
         """
+        with self._open() as image:
+            PIL.ImageOps.exif_transpose(image, in_place=True)
+            return image.convert(mode)
+
+    @contextmanager
+    def _open(self) -> Iterator[PIL.Image.Image]:
         try:
             with PIL.Image.open(io.BytesIO(self.media or b"")) as image:
-                PIL.ImageOps.exif_transpose(image, in_place=True)
-                return image.convert(mode)
+                yield image
         except PIL.UnidentifiedImageError as error:
             raise ChatwrightError("unreadable image (of no known format); export it again as PNG or JPEG") from error
         except UNREADABLE as error:

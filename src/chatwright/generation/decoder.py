@@ -21,10 +21,10 @@ PADDING = 1.25  # prompts that are read together are at most so many times as lo
 class Row:
     """An answer that grows.
 
-    prompt: its tokens. room: how many more it may have. uniforms: [room or more] random numbers, None for greedy.
+    prompt: what it answers. room: how many tokens it may have. uniforms: [room] random numbers, None for greedy.
     """
 
-    prompt: Sequence[int]
+    prompt: Rendered
     sampling: Sampling
     room: int
     uniforms: np.ndarray | None
@@ -138,7 +138,7 @@ class Decoder:
             logits[:, self.unsaid] = float("-inf")
             sampling = rows[0].sampling
             penalised = rows if sampling.repetition_penalty != 1 else []
-            logits = distribution(logits, sampling, [[*row.prompt, *row.tokens] for row in penalised])
+            logits = distribution(logits, sampling, [[*row.prompt.input_ids, *row.tokens] for row in penalised])
             uniforms = [row.uniforms[len(row.tokens)] for row in rows if row.uniforms is not None]
             numbers = torch.tensor(np.array(uniforms), device=logits.device) if uniforms else None
             tokens, logprobs = draw(logits, numbers)

@@ -168,7 +168,7 @@ class Engine:
         if sampling.temperature:
             key = _digest(prompt)
             streams = [stream_of_uniforms(sampling.seed, key, first + i, room) for i in range(n)]
-        return Request(prompt, [Row(prompt.input_ids, sampling, room, stream) for stream in streams])
+        return Request(prompt, [Row(prompt, sampling, room, stream) for stream in streams])
 
     def complete(self, row: Row) -> Completion:
         """The answer of a row that has ended."""

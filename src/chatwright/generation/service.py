@@ -3,14 +3,19 @@
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 from chatwright.data.render import Rendered
 from chatwright.errors import ChatwrightError
 from chatwright.generation.decoder import Decoder, Request
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
+
+BUSY = "too many requests are waiting; try again in a few seconds"
+STOPPED = "the decoder has stopped; see the log and start the server again"
 
 
 class Busy(ChatwrightError):
@@ -52,6 +57,7 @@ class Service:
     def __init__(self, engine: Engine, queue: int = 64):
         self.queue = queue
         self._lines = [_Line(engine)]
+        self._calls: deque[tuple[Future[Any], Callable[[Engine], Any]]] = deque()
         self._work = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="decoder", daemon=True)
@@ -67,20 +73,37 @@ class Service:
         """Requests that no decoder has let in yet."""
         return sum(not ticket.ended for line in self._lines for ticket in list(line.waiting))
 
-    def submit(self, prompt: Rendered, sampling: Sampling, n: int, changed: Callable[[], None]) -> Ticket:
-        """Have a prompt of the present ``engine`` answered n times.
+    def submit(
+        self, engine: Engine, prompt: Rendered, sampling: Sampling, n: int, changed: Callable[[], None]
+    ) -> Ticket:
+        """Have a prompt answered n times by the engine that rendered it.
 
         Raises:
-            Busy: too many wait already, or the service is closing.
+            Busy: too many wait already, another model has taken over since, or the service is closing.
         """
+        request = engine.request(prompt, sampling, n)
         with self._work:
-            if self._closed or self.waiting >= self.queue:
-                raise Busy("too many requests are waiting; try again in a few seconds")
-            line = self._lines[-1]
-            ticket = Ticket(line.engine.request(prompt, sampling, n), line.engine, changed)
+            line = next((line for line in self._lines if line.engine is engine), None)
+            if line is None or self._closed or self.waiting >= self.queue:
+                raise Busy(BUSY)
+            ticket = Ticket(request, engine, changed)
             line.waiting.append(ticket)
             self._work.notify()
         return ticket
+
+    def call(self, function: Callable[[Engine], Any]) -> Future[Any]:
+        """Have the present engine do something else between two tokens, such as reading a text.
+
+        Raises:
+            Busy: as `submit`.
+        """
+        future: Future[Any] = Future()
+        with self._work:
+            if self._closed or len(self._calls) >= self.queue:
+                raise Busy(BUSY)
+            self._calls.append((future, function))
+            self._work.notify()
+        return future
 
     def swap(self, engine: Engine) -> None:
         """Let another model answer from now on; what was begun is ended by the model that began it."""
@@ -97,26 +120,39 @@ class Service:
 
     def _run(self) -> None:
         try:
-            while lines := self._next():
-                for line in lines:
-                    line.step()
+            while self._wait():
+                while self._calls:
+                    self._answer(*self._calls.popleft())
+                for line in list(self._lines):
+                    if not line.idle:
+                        line.step()
         finally:
             # Reached with work left only by a fault in the program: nobody is to wait for what will not come.
             self._closed = True
             for line in self._lines:
-                line.close("the decoder has stopped; see the log and start the server again")
+                line.close(STOPPED)
+            for future, _ in self._calls:
+                future.set_exception(ChatwrightError(STOPPED))
 
-    def _next(self) -> list["_Line"]:
-        """The lines with work to do; waits for one, and gives none once all is done and nothing more will come."""
+    def _wait(self) -> bool:
+        """Until there is work; False once all is done and nothing more will come."""
         with self._work:
             while True:
                 for line in [line for line in self._lines[:-1] if line.idle]:
                     line.close("")
                     self._lines.remove(line)
-                busy = [line for line in self._lines if not line.idle]
-                if busy or self._closed:
-                    return busy
+                if self._calls or not all(line.idle for line in self._lines):
+                    return True
+                if self._closed:
+                    return False
                 self._work.wait()
+
+    def _answer(self, future: Future[Any], function: Callable[[Engine], Any]) -> None:
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(function(self.engine))
+            except (ChatwrightError, RuntimeError) as error:
+                future.set_exception(error)
 
 
 class _Line:

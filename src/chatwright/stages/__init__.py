@@ -13,6 +13,7 @@ from chatwright.stages.pretrain import Pretrain
 from chatwright.stages.report import Report
 from chatwright.stages.reward import Reward
 from chatwright.stages.rl import RL
+from chatwright.stages.serve import Serve
 from chatwright.stages.sft import SFT
 from chatwright.stages.tokenizer import Tokenizer
 from chatwright.stages.vision import Vision
@@ -35,5 +36,6 @@ STAGES: dict[str, type[Stage]] = {
         Evaluate,
         Report,
         Chat,
+        Serve,
     )
 }

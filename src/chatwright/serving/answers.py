@@ -1,0 +1,201 @@
+"""From a client's request to what the engine takes, and from its rows to what the client reads."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from chatwright.data import media
+from chatwright.data.records import Message, Part
+from chatwright.data.render import Rendered, Renderer
+from chatwright.errors import ChatwrightError
+from chatwright.generation.decoder import Row
+from chatwright.generation.engine import Engine
+from chatwright.generation.sampling import Sampling
+from chatwright.serving.errors import ApiError
+from chatwright.serving.protocol import ChatMessage, Sampled
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may ask for; checked before anything is decoded.
+
+    body: bytes of a request. images: pictures in a conversation. pixels: of one picture. n: answers to a prompt.
+    prompts: in one request. tokens: of an answer.
+    """
+
+    body: int = 32 * 2**20
+    images: int = 16
+    pixels: int = 40_000_000
+    n: int = 16
+    prompts: int = 128
+    tokens: int = 4096
+
+
+def messages_of(messages: Sequence[ChatMessage], limits: Limits) -> list[Message]:
+    """The conversation as our records have it; pictures are data URLs.
+
+    Raises:
+        ApiError: a picture is not given as a data URL, cannot be read, or is too large; or there are too many.
+    """
+    found, pictures = [], 0
+    for number, message in enumerate(messages):
+        parts = []
+        content = message.content if isinstance(message.content, list) else None
+        for place, part in enumerate(content or []):
+            param = f"messages.{number}.content.{place}"
+            if part.type == "text":
+                parts.append(Part.of_text(part.text))
+                continue
+            pictures += 1
+            if pictures > limits.images:
+                raise ApiError(400, f"more than {limits.images} pictures; send fewer", param)
+            parts.append(_picture(part.image_url.url, param, limits))
+        if content is None:
+            parts.append(Part.of_text(str(message.content)))
+        found.append(Message("system" if message.role == "developer" else message.role, tuple(parts)))
+    return found
+
+
+def _picture(url: str, param: str, limits: Limits) -> Part:
+    if not url.startswith("data:image/"):
+        raise ApiError(400, "a picture is given as a data URL (data:image/png;base64,...); nothing is fetched", param)
+    try:
+        part = Part("image", media=media.decode_base64(url.partition(",")[2]))
+        width, height = part.size()
+        if width * height > limits.pixels:
+            raise ApiError(400, f"the picture has {width} x {height} pixels; at most {limits.pixels:,} are read", param)
+        part.image()
+    except ChatwrightError as error:
+        raise ApiError(400, str(error), param) from error
+    return part
+
+
+def sampling_of(asked: Sampled, most: int | None, alternatives: int, limits: Limits) -> Sampling:
+    """How to draw the answers to a request; ``most`` are the tokens that the client allows."""
+    if asked.n > limits.n:
+        raise ApiError(400, f"n is {asked.n}; at most {limits.n} answers are given to a prompt", "n")
+    if most is not None and most > limits.tokens:
+        raise ApiError(400, f"{most} tokens are asked for; at most {limits.tokens} are written", "max_tokens")
+    seed = secrets.randbits(31) if asked.seed is None else asked.seed
+    return Sampling(
+        max_new_tokens=most or limits.tokens,
+        temperature=asked.temperature,
+        top_p=asked.top_p,
+        seed=seed,
+        stop=asked.stops,
+        alternatives=alternatives,
+    )
+
+
+def plain_prompt(engine: Engine, prompt: str | list[int]) -> Rendered:
+    """A text or token ids as they are, without a chat template."""
+    ids = (
+        engine.renderer.tokenizer(prompt, add_special_tokens=False)["input_ids"] if isinstance(prompt, str) else prompt
+    )
+    words = len(engine.model.get_input_embeddings().weight)
+    if wrong := [token for token in ids if token >= words or token in engine.renderer.unsaid]:
+        raise ApiError(400, f"{wrong[0]} is no token that can be given to this model", "prompt")
+    return engine.render(Rendered(list(ids), [False] * len(ids)))
+
+
+@dataclass
+class Progress:
+    """What of a row has been told to the client: its text and its tokens."""
+
+    row: Row
+    engine: Engine
+    text: str = ""
+    tokens: int = 0
+    ended: bool = False
+
+    def news(self) -> tuple[str, list[int]] | None:
+        """The text that has been added, and the places of the tokens that it consists of; None where there is nothing.
+
+        Sets ``ended`` with the last of them. What was told once stays told: a piece ends with a whole character, and
+        before anything that a stop text may still take back.
+        """
+        # Read before the tokens: the decoder may write another one meanwhile.
+        over = self.row.finish is not None
+        text = self.engine.complete(self.row).text if over else self.engine.settled(self.row)
+        if not over and not (text.startswith(self.text) and len(text) > len(self.text)):
+            return None
+        added, self.text, self.ended = text[len(self.text) :], text, over
+        until = visible(self.row, self.engine.renderer, text)
+        places = list(range(self.tokens, until))
+        self.tokens = max(self.tokens, until)
+        return added, places
+
+
+def visible(row: Row, renderer: Renderer, text: str) -> int:
+    """How many of a row's tokens make up a text that it begins with; tokens of a stop text do not."""
+    low, high = 0, len(row.tokens) - bool(row.tokens and row.tokens[-1] in renderer.stop_ids)
+    while low < high:
+        middle = (low + high) // 2
+        if len(renderer.decode(row.tokens[:middle])) < len(text):
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def chat_logprobs(row: Row, renderer: Renderer, places: Sequence[int]) -> dict[str, Any]:
+    """The log-probabilities of the tokens at some places, as chat completions have them."""
+    content = []
+    for place in places:
+        several = row.alternatives[place] if row.alternatives else []
+        content.append(
+            {
+                **_token(row.tokens[place], row.logprobs[place], renderer),
+                "top_logprobs": [_token(token, logprob, renderer) for token, logprob in several],
+            }
+        )
+    return {"content": content, "refusal": None}
+
+
+def _token(token: int, logprob: float, renderer: Renderer) -> dict[str, Any]:
+    raw = token_bytes(renderer, token)
+    return {"token": raw.decode(errors="replace"), "logprob": logprob, "bytes": list(raw)}
+
+
+def plain_logprobs(
+    tokens: Sequence[int],
+    logprobs: Sequence[float | None],
+    alternatives: Sequence[Sequence[tuple[int, float]]],
+    renderer: Renderer,
+) -> dict[str, Any]:
+    """Log-probabilities as plain completions have them; equal texts of several alternatives keep the likeliest."""
+    texts = [token_bytes(renderer, token).decode(errors="replace") for token in tokens]
+    offsets, at = [], 0
+    for text in texts:
+        offsets.append(at)
+        at += len(text)
+    tops: list[dict[str, float] | None] = []
+    for several in alternatives:
+        top: dict[str, float] = {}
+        for token, logprob in several:
+            top.setdefault(token_bytes(renderer, token).decode(errors="replace"), logprob)
+        tops.append(top or None)
+    return {"tokens": texts, "token_logprobs": list(logprobs), "top_logprobs": tops, "text_offset": offsets}
+
+
+def token_bytes(renderer: Renderer, token: int) -> bytes:
+    """The bytes that a token stands for; its name where it is a special one."""
+    name = renderer.tokenizer.convert_ids_to_tokens(token)
+    if name is None:
+        return b""
+    if token in renderer.tokenizer.added_tokens_decoder:
+        return str(name).encode()
+    alphabet = _alphabet()
+    if all(character in alphabet for character in name):
+        return bytes(alphabet[character] for character in name)
+    return str(renderer.tokenizer.decode([token])).encode()
+
+
+@lru_cache
+def _alphabet() -> dict[str, int]:
+    """What stands for every byte in the names of byte-level tokens."""
+    return {character: byte for byte, character in bytes_to_unicode().items()}

@@ -54,14 +54,19 @@ class BodyLimit:
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self.most:
             return await error.response()(scope, receive, send)
-        count = 0
+        count, refused = 0, False
 
         async def counted() -> Message:
-            nonlocal count
+            nonlocal count, refused
             message = await receive()
             count += len(message.get("body", b""))
-            if count > self.most:
-                raise error
-            return message
+            if count > self.most and not refused:
+                await error.response()(scope, receive, send)
+                refused = True
+            return {"type": "http.disconnect"} if refused else message
 
-        await self.app(scope, counted, send)
+        async def unless_refused(message: Message) -> None:
+            if not refused:
+                await send(message)
+
+        await self.app(scope, counted, unless_refused)

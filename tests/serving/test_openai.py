@@ -1,0 +1,321 @@
+"""The server as clients meet it: the `openai` package and plain HTTP against a running server."""
+
+import base64
+import json
+import math
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import httpx
+import openai
+import pytest
+import torch
+import uvicorn
+from tests.conftest import picture
+
+from chatwright.data.records import Message, Part
+from chatwright.generation.engine import Engine
+from chatwright.generation.reading import embed, read
+from chatwright.generation.sampling import Sampling
+from chatwright.generation.service import Service
+from chatwright.models import build
+from chatwright.serving.answers import Limits, plain_prompt, token_bytes
+from chatwright.serving.app import create_app
+from chatwright.serving.openai import Served
+
+KEY = "cw-secret"
+LIMITS = Limits(body=200_000, images=2, pixels=10_000, n=4, prompts=8, tokens=100)
+DOGS = [{"role": "user", "content": "How many dogs?"}]
+
+
+def with_picture(url: str) -> list[dict]:
+    return [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
+
+
+@dataclass
+class Running:
+    url: str
+    service: Service
+    engine: Engine
+    client: openai.OpenAI
+
+    def post(self, path: str, body: object, timeout: float = 30) -> httpx.Response:
+        return httpx.post(self.url + path, json=body, headers={"Authorization": f"Bearer {KEY}"}, timeout=timeout)
+
+
+@pytest.fixture
+def running(assistant, renderer) -> Iterator[Running]:
+    engine = Engine(assistant, renderer, batch_size=4)
+    service = Service(engine, queue=3)
+    app = create_app(Served(service, "tiny", LIMITS), KEY.__eq__)
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    while not server.started:
+        time.sleep(0.01)
+    yield Running(url, service, engine, openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0))
+    server.should_exit = True
+    thread.join()
+    listener.close()
+
+
+@pytest.fixture
+def endless(renderer, monkeypatch) -> None:
+    """No answer stops by itself."""
+    monkeypatch.setattr(renderer, "stop_ids", set())
+
+
+def idle(service: Service) -> bool:
+    """Whether every row has left, soon."""
+    for _ in range(200):
+        if all(line.idle for line in service._lines):
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_a_chat_is_what_the_engine_says(running):
+    answer = running.client.chat.completions.create(model="tiny", messages=DOGS, temperature=0, max_tokens=20)
+    (alone,) = running.engine.generate([[Message.of("user", "How many dogs?")]], Sampling(20, 0))[0]
+    assert answer.choices[0].message.content == alone.text
+    assert answer.choices[0].finish_reason == alone.finish_reason
+    assert answer.usage.completion_tokens == len(alone.tokens)
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+
+
+@pytest.mark.parametrize(
+    "settings", [{"temperature": 0}, {"temperature": 1.2, "top_p": 0.9, "n": 3}, {"stop": ["e", "一"]}]
+)
+def test_a_stream_agrees_with_the_whole(settings, running):
+    """In text, finish reason, log-probabilities and usage, for every choice."""
+    asked = {
+        "model": "tiny",
+        "messages": DOGS,
+        "seed": 5,
+        "max_completion_tokens": 40,
+        "logprobs": True,
+        "top_logprobs": 2,
+    }
+    whole = running.client.chat.completions.create(**asked, **settings)
+    texts, finishes, logprobs, usage = {}, {}, {}, None
+    options = {"include_usage": True}
+    for chunk in running.client.chat.completions.create(**asked, **settings, stream=True, stream_options=options):
+        usage = usage or chunk.usage
+        for choice in chunk.choices:
+            texts[choice.index] = texts.get(choice.index, "") + (choice.delta.content or "")
+            finishes[choice.index] = choice.finish_reason
+            logprobs.setdefault(choice.index, []).extend(choice.logprobs.content if choice.logprobs else [])
+    assert usage == whole.usage
+    for choice in whole.choices:
+        assert texts[choice.index] == choice.message.content
+        assert finishes[choice.index] == choice.finish_reason
+        assert logprobs[choice.index] == choice.logprobs.content
+        said = b"".join(bytes(token.bytes) for token in choice.logprobs.content).decode(errors="replace")
+        assert said.strip().startswith(choice.message.content)
+        assert all(len(token.top_logprobs) == 2 for token in choice.logprobs.content)
+
+
+def test_the_seed_decides_and_without_one_answers_differ(running):
+    def ask(**settings):
+        answer = running.client.chat.completions.create(model="tiny", messages=DOGS, max_tokens=12, **settings)
+        return answer.choices[0].message.content
+
+    assert ask(seed=3) == ask(seed=3) != ask(seed=4)
+    assert len({ask() for _ in range(3)}) > 1
+
+
+def test_pictures_are_seen(running):
+    def ask(*pictures):
+        parts = [Part.of_image(one) for one in pictures]
+        urls = [f"data:image/png;base64,{base64.b64encode(part.media).decode()}" for part in parts]
+        content = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+        messages = [{"role": "user", "content": [*content, {"type": "text", "text": "What?"}]}]
+        return running.client.chat.completions.create(model="tiny", messages=messages, temperature=0, max_tokens=9)
+
+    (alone,) = running.engine.generate([[Message.of("user", "What?", picture(3), picture(4))]], Sampling(9, 0))[0]
+    two = ask(picture(3), picture(4))
+    assert two.choices[0].message.content == alone.text
+    assert two.usage.prompt_tokens - ask(picture(3)).usage.prompt_tokens == 4
+    with pytest.raises(openai.BadRequestError, match="more than 2 pictures"):
+        ask(picture(1), picture(2), picture(3))
+    with pytest.raises(openai.BadRequestError, match=r"200 x 100 pixels; at most 10,000"):
+        ask(picture(1).resize((200, 100)))
+
+
+def test_log_likelihoods_of_a_text_are_those_of_the_model(running):
+    """What evaluation harnesses ask: the prompt echoed with its log-probabilities, and one token more."""
+    ids = [70, 75, 80, 85, 90, 95]
+    for prompt in (ids, [ids, ids[:3]]):
+        asked = {"model": "tiny", "prompt": prompt, "max_tokens": 1, "logprobs": 1, "temperature": 0, "echo": True}
+        answer = running.client.completions.create(**asked)
+        for choice, row in zip(answer.choices, [ids, ids[:3]], strict=False):
+            (reading,) = read(running.engine, [plain_prompt(running.engine, row)], 1)
+            found = choice.logprobs
+            assert found.token_logprobs[0] is None and len(found.tokens) == len(row) + 1
+            assert found.token_logprobs[1:-1] == pytest.approx(reading.logprobs[1:], abs=1e-5)
+            assert [max(top.values()) for top in found.top_logprobs[1:-1]] == pytest.approx(
+                [several[0][1] for several in reading.alternatives[1:]], abs=1e-5
+            )
+            assert found.text_offset[0] == 0 and found.text_offset == sorted(found.text_offset)
+    nothing = running.client.completions.create(model="tiny", prompt=ids, max_tokens=0, logprobs=1, echo=True)
+    assert len(nothing.choices[0].logprobs.tokens) == len(ids) and nothing.usage.completion_tokens == 0
+
+
+def test_plain_completions_of_texts_and_token_ids(running):
+    text = "How many dogs"
+    ids = running.engine.renderer.tokenizer(text)["input_ids"]
+    asked = {"model": "tiny", "max_tokens": 10, "temperature": 0}
+    by_text, by_ids = (running.client.completions.create(prompt=prompt, **asked) for prompt in (text, ids))
+    assert by_text.choices[0].text == by_ids.choices[0].text
+    both = running.client.completions.create(prompt=["dog", text], n=2, **asked)
+    assert [choice.index for choice in both.choices] == [0, 1, 2, 3]
+    assert both.choices[2].text == both.choices[3].text == by_text.choices[0].text
+    stream = running.client.completions.create(prompt=text, echo=True, stream=True, **asked)
+    assert "".join(chunk.choices[0].text for chunk in stream) == text + by_text.choices[0].text
+
+
+def test_embeddings_in_both_encodings(running):
+    found = running.client.embeddings.create(model="tiny", input=["dog", "a red apple"])
+    rows = [plain_prompt(running.engine, text) for text in ("dog", "a red apple")]
+    expected = embed(running.engine, rows)
+    assert torch.allclose(torch.tensor([one.embedding for one in found.data]), expected, atol=1e-5)
+    floats = running.client.embeddings.create(model="tiny", input="dog", encoding_format="float")
+    assert floats.data[0].embedding == pytest.approx(found.data[0].embedding, abs=1e-5)
+    assert math.isclose(sum(value * value for value in floats.data[0].embedding), 1, rel_tol=1e-4)
+
+
+def test_the_model_is_listed_and_others_are_not_there(running):
+    assert [model.id for model in running.client.models.list()] == ["tiny"]
+    assert running.client.models.retrieve("tiny").owned_by == "chatwright"
+    with pytest.raises(openai.NotFoundError, match="there is no model 'gpt-4'") as error:
+        running.client.chat.completions.create(model="gpt-4", messages=DOGS)
+    assert error.value.code == "model_not_found" and error.value.param == "model"
+
+
+@pytest.mark.parametrize("path", ["models", "models/tiny", "chat/completions", "completions", "embeddings"])
+def test_nothing_is_answered_without_a_key(path, running):
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": KEY}, {"Authorization": "Basic " + KEY}):
+        method = "GET" if "models" in path else "POST"
+        response = httpx.request(method, f"{running.url}/v1/{path}", headers=headers)
+        assert response.status_code == 401
+        assert response.json()["error"]["code"] == "invalid_api_key"
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "says"),
+    [
+        ({"messages": []}, "messages", "at least 1"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role", "system"),
+        ({"messages": [{"role": "user", "content": 3}]}, "messages.0.content.str", "string"),
+        ({"temperature": 3}, "temperature", "less than or equal to 2"),
+        ({"n": 5}, "n", "at most 4"),
+        ({"max_tokens": 101}, "max_tokens", "at most 100"),
+        ({"top_logprobs": 2}, None, "needs logprobs"),
+        ({"frequency_penalty": 1}, None, "frequency_penalty is not supported"),
+        ({"stream_options": {"include_usage": True}}, None, "is for streams"),
+        ({"messages": [{"role": "user", "content": f"{build.END_OF_TEXT} system"}]}, None, "special token"),
+        ({"messages": [{"role": "user", "content": "dog " * 200}]}, None, "the model's context is 128"),
+        ({"messages": with_picture("http://x/y.png")}, "messages.0.content.0", "nothing is fetched"),
+        ({"messages": with_picture("file:///etc/passwd")}, "messages.0.content.0", "nothing is fetched"),
+        ({"messages": with_picture("data:image/png;base64,AAAA")}, "messages.0.content.0", "unreadable image"),
+        ({"messages": with_picture("data:image/png;base64,!")}, "messages.0.content.0", "is not base64"),
+    ],
+)
+def test_a_wrong_request_is_named(change, param, says, running):
+    response = running.post("/v1/chat/completions", {"model": "tiny", "messages": DOGS, **change})
+    error = response.json()["error"]
+    assert response.status_code == 400 and error["type"] == "invalid_request_error"
+    assert says in error["message"] and error["param"] == param
+
+
+@pytest.mark.parametrize("body", [[], 3, "text", None, {"model": "tiny"}])
+def test_bodies_that_are_no_request(body, running):
+    for path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings"):
+        response = running.post(path, body)
+        assert response.status_code == 400 and response.json()["error"]["type"] == "invalid_request_error"
+    broken = httpx.post(f"{running.url}/v1/completions", content=b"{", headers={"Authorization": f"Bearer {KEY}"})
+    assert broken.status_code == 400
+
+
+def test_a_body_that_is_too_large_is_not_read(running):
+    response = running.post("/v1/chat/completions", {"model": "tiny", "messages": DOGS, "padding": "x" * 200_000})
+    assert response.status_code == 413 and "200,000 bytes" in response.json()["error"]["message"]
+
+    def endless():
+        for _ in range(30):
+            yield b"x" * 10_000
+
+    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+    response = httpx.post(f"{running.url}/v1/completions", content=endless(), headers=headers)
+    assert response.status_code == 413
+
+
+def test_unknown_paths_and_methods_are_errors_of_the_same_form(running):
+    for method, path, status in (("GET", "/v1/nothing", 404), ("GET", "/v1/completions", 405)):
+        response = httpx.request(method, running.url + path, headers={"Authorization": f"Bearer {KEY}"})
+        assert response.status_code == status and response.json()["error"]["message"]
+
+
+def test_a_client_that_leaves_frees_its_place(running, endless):
+    asked = {"model": "tiny", "messages": DOGS, "max_tokens": 100, "temperature": 0}
+    stream = running.client.chat.completions.create(**asked, stream=True)
+    next(iter(stream))
+    assert not all(line.idle for line in running.service._lines)
+    stream.close()
+    assert idle(running.service)
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(
+            f"{running.url}/v1/chat/completions", json=asked, headers={"Authorization": f"Bearer {KEY}"}, timeout=0.05
+        )
+    assert idle(running.service)
+
+
+def test_a_full_queue_asks_to_come_again(running, endless):
+    asked = {"model": "tiny", "prompt": [[70 + i] for i in range(8)], "max_tokens": 100}
+    response = running.post("/v1/completions", asked)
+    assert response.status_code == 429 and int(response.headers["retry-after"]) > 0
+    assert response.json()["error"]["code"] == "queue_full"
+    assert idle(running.service), "those of its prompts that had a place give it back"
+
+
+def test_an_error_in_mid_stream_is_told(running, endless):
+    stream = running.client.chat.completions.create(model="tiny", messages=DOGS, stream=True)
+    next(iter(stream))
+    with torch.no_grad():
+        running.engine.model.get_output_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(openai.APIError, match="not finite"):
+        list(stream)
+    assert running.post("/v1/chat/completions", {"model": "tiny", "messages": DOGS}).status_code == 500
+
+
+def test_no_special_token_is_ever_shown(running):
+    special = [running.engine.renderer.tokenizer.convert_ids_to_tokens(i) for i in running.engine.renderer.special_ids]
+    for seed in range(2):
+        body = {"model": "tiny", "messages": DOGS, "seed": seed, "temperature": 2, "n": 4, "max_tokens": 60}
+        for stream in (False, True):
+            text = running.post("/v1/chat/completions", {**body, "stream": stream}).text
+            assert not any(token in text for token in special)
+
+
+def test_a_server_shut_down_ends_open_streams(running, endless):
+    stream = running.client.chat.completions.create(model="tiny", messages=DOGS, max_tokens=60, stream=True)
+    pieces = iter(stream)
+    next(pieces)
+    closing = threading.Thread(target=running.service.close)
+    closing.start()
+    assert [chunk.choices[0].finish_reason for chunk in pieces][-1] == "length"
+    closing.join()
+    assert running.post("/v1/chat/completions", {"model": "tiny", "messages": DOGS}).status_code == 429
+
+
+def test_the_bytes_of_tokens_make_up_their_text(renderer):
+    text = "图片里有一只🐶狗, naïve."
+    ids = renderer.tokenizer(text)["input_ids"]
+    assert b"".join(token_bytes(renderer, token) for token in ids).decode() == text
+    assert json.dumps([token_bytes(renderer, token).decode(errors="replace") for token in ids])

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from chatwright.data.records import Message
 from chatwright.data.render import Renderer
 from chatwright.models import build
+from chatwright.models.load import token_logprobs
 
 # As the command line does, so that tests see only what the product prints.
 transformers.utils.logging.disable_progress_bar()
@@ -78,6 +79,25 @@ def assistant(renderer, language_model):
     model = build.assistant(build.eye([8, 16, 32]), language_model, renderer.processor)
     spread(model.model.multi_modal_projector)
     return model.eval()
+
+
+@pytest.fixture
+def talker(assistant, renderer, conversations):
+    """The assistant, having learned no more than to end its turns soon."""
+    learned = torch.optim.Adam(assistant.model.language_model.parameters(), lr=1e-2)
+    generator = torch.Generator().manual_seed(0)
+    prompts = [renderer.prompt(turns) for turns in conversations for _ in range(3)]
+    for _ in range(30):
+        rows = []
+        for prompt in prompts:
+            words = torch.randint(10, 320, (int(torch.randint(0, 6, (), generator=generator)),), generator=generator)
+            rows.append(renderer.answered(prompt, [*words.tolist(), renderer.end_id]))
+        batch = renderer.collate(rows)
+        loss = -token_logprobs(assistant, batch)[0].sum() / batch["loss_mask"].sum()
+        learned.zero_grad()
+        loss.backward()
+        learned.step()
+    return assistant
 
 
 @pytest.fixture

@@ -35,6 +35,15 @@ def test_a_finished_answer_is_judged_at_the_end_of_its_turn_or_at_its_last_newli
         assert len(ends) == 2 and tokens[ends[-1]] == last
 
 
+def test_a_step_ends_with_its_turn(renderer):
+    """Also without a newline, and what somebody else says in between has no steps."""
+    turns = [renderer.answer("one\ntwo"), renderer.answer("a tool\nsays"), renderer.answer("three")]
+    tokens = [token for turn in turns for token in turn]
+    said = [turn is not turns[1] for turn in turns for _ in turn]
+    ends = steps.step_ends(renderer, tokens, said)
+    assert ends == [tokens.index(renderer.answer("\n", False)[0]), len(turns[0]) - 1, len(tokens) - 1]
+
+
 def labelled(tmp_path, answer, labels, name="steps.jsonl"):
     messages = (Message.of("user", "Solve it."), Message.of("assistant", answer))
     path = tmp_path / name

@@ -6,10 +6,12 @@ import json
 import pytest
 import torch
 
-from chatwright.data.records import Prompt
+from chatwright.data.records import Message, Prompt
+from chatwright.models.eyes import share_eye
 from chatwright.models.heads import RewardModel
 from chatwright.objectives.feedback.methods import ONLINE, make
-from chatwright.stages.rl import METRICS, RL, Experience, share_eye
+from chatwright.stages.experience import METRICS, Experience
+from chatwright.stages.rl import RL
 from chatwright.training.loop import Training, fit
 
 TEMPERATURES = [0.7, 1.0, 1.3]
@@ -26,17 +28,24 @@ class Counts(RewardModel):
         return (torch.isin(inputs["input_ids"], self.tokens) & inputs["loss_mask"]).sum(1).float()
 
 
-def experience(assistant, renderer, prompts, reward=None, **settings):
+def more(prompt, turns):
+    """An environment that wants to hear more after every turn, unless it was a short one."""
+    return Message.of("tool", f"{len(turns)} more? 狗") if len(turns[-1].text) > 3 else None
+
+
+def experience(assistant, renderer, prompts, reward=None, environment=None, **settings):
     torch.manual_seed(5)
     scorer = RewardModel(copy.deepcopy(assistant))
     critic = copy.deepcopy(scorer)
     reference = copy.deepcopy(assistant)
     rows = share_eye([assistant, reference, scorer.backbone, critic.backbone], [renderer.prompt(p) for p in prompts])
-    stage = RL("", "", max_new_tokens=8, **settings)
+    stage = RL("", "", **{"max_new_tokens": 8, **settings})
     parts = [assistant, renderer, stage.temperature, 0.0, *([critic] if ONLINE[stage.method].has_critic else [])]
     objective = make(ONLINE, stage.method, stage.options, *parts)
     asked = [(Prompt(tuple(p)), row) for p, row in zip(prompts, rows, strict=True)]
-    return objective, Experience(stage, objective, reference, [reward or scorer, None, None], asked, [])
+    return objective, Experience(
+        stage, objective, reference, [reward or scorer, None, None], asked, [], environment=environment
+    )
 
 
 @pytest.fixture(params=["text", "image", "both"])
@@ -61,6 +70,28 @@ def test_the_first_ratio_is_one(assistant, renderer, prompts, temperature, atten
         assert abs(metrics["kl_from_rollout"][0]) < 1e-4
     # The reference is the policy that said them, so nothing has been paid for moving away either.
     assert loader.buffer.metrics[:, METRICS.index("kl")].abs().max() < 1e-4
+
+
+def test_the_first_ratio_is_one_in_every_turn(talker, renderer, prompts):
+    """Of what the policy said, whatever its environment said in between; the rows are whole conversations."""
+    sizes = {"max_new_tokens": 60, "rollouts": 24, "minibatches": 1, "micro_batch": 8, "iterations": 1}
+    objective, loader = experience(talker, renderer, prompts, environment=more, turns=3, **sizes)
+    metrics = [objective.loss(batch).metrics for batch in next(iter(loader))]
+    assert max(float(metric["fresh_log_ratio"][0]) for metric in metrics) < 1e-5
+    assert max(abs(float(metric["kl_from_rollout"][0])) for metric in metrics) < 1e-4
+    buffer = loader.buffer
+    assert buffer.metrics[:, METRICS.index("kl")].abs().max() < 1e-4
+    turns = buffer.metrics[:, METRICS.index("turns")]
+    assert set(turns.tolist()) == {1, 2, 3} and sum(metric["turns"][0] for metric in metrics) == turns.sum()
+    for i, (length, mask) in enumerate(zip(buffer.lengths.tolist(), buffer.mask, strict=True)):
+        tokens, said = buffer.tokens[i, :length].tolist(), mask[:length].tolist()
+        assert loader._row(i).loss_mask == [False] * len(renderer.prompt(prompts[int(buffer.prompts[i])])) + said
+        replies = [token for token, own in zip(tokens, said, strict=True) if not own]
+        expected = "".join(f"<|tool|>{k} more? 狗<|end|><|assistant|>" for k in (1, 3)[: int(turns[i]) - 1])
+        assert renderer.tokenizer.decode(replies) == expected
+        assert (buffer.logprobs[i, mask] < 0).all() and not mask[length:].any()
+        for about in (buffer.logprobs, buffer.reference, buffer.values, buffer.advantages, buffer.returns):
+            assert (about[i, ~mask] == 0).all()
 
 
 def test_rollouts_are_what_the_formulas_say(assistant, renderer, conversations):

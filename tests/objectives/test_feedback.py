@@ -130,6 +130,7 @@ def rollouts(renderer, prompts, rows=8, seed=0):
     generator = torch.Generator().manual_seed(seed)
     made = Rollouts.empty(rows, 6, 1)
     made.lengths[:] = torch.randint(1, 7, (rows,), generator=generator)
+    made.mask[:] = torch.arange(6) < made.lengths[:, None]
     made.tokens[:] = torch.randint(10, 200, (rows, 6), generator=generator)
     for name, shift in (("logprobs", -5.9), ("values", 0), ("advantages", 0), ("returns", 0)):
         getattr(made, name)[:] = (torch.randn(rows, 6, generator=generator) * 0.3 + shift) * made.mask

@@ -32,19 +32,26 @@ def objective_of(name, assistant, renderer, **options):
     return make(ONLINE, name, options, *parts)
 
 
-def rollouts_of(name, renderer, prompts, groups=4):
+def rollouts_of(name, renderer, prompts, gaps=False, groups=4):
     """Made-up rollouts, a little away from a policy whose tokens are about as likely as any other."""
     responses = ONLINE[name].responses if not ONLINE[name].grouped else 2
     generator = torch.Generator().manual_seed(0)
     rows = groups * responses * (1 if ONLINE[name].grouped else 2)
     made = Rollouts.empty(rows, LONGEST, 0, responses)
     made.lengths[:] = torch.randint(1, LONGEST + 1, (rows,), generator=generator)
+    made.mask[:] = torch.arange(LONGEST) < made.lengths[:, None]
+    if gaps:  # an environment spoke here and there, never first
+        made.mask[:, 1:] &= torch.rand(rows, LONGEST - 1, generator=generator) < 0.5
     made.tokens[:] = torch.randint(10, 200, (rows, LONGEST), generator=generator)
     made.prompts[:] = torch.arange(rows) // responses
     for field, shift in (("logprobs", -5.9), ("reference", -5.8), ("values", 0)):
         getattr(made, field)[:] = (torch.randn(rows, LONGEST, generator=generator) * 0.3 + shift) * made.mask
     answered = [
-        renderer.answered(prompts[int(made.prompts[i]) % len(prompts)], made.tokens[i, : made.lengths[i]].tolist())
+        renderer.answered(
+            prompts[int(made.prompts[i]) % len(prompts)],
+            made.tokens[i, : made.lengths[i]].tolist(),
+            made.mask[i, : made.lengths[i]].tolist(),
+        )
         for i in range(rows)
     ]
     return made, answered, torch.randn(rows, generator=generator)
@@ -77,10 +84,11 @@ def test_the_split_of_a_step_changes_nothing(assistant, renderer, prompts, name)
         torch.testing.assert_close(whole[key], parts[key], rtol=1e-4, atol=1e-5 * scale)
 
 
+@pytest.mark.parametrize("gaps", [False, True])
 @pytest.mark.parametrize("name", [name for name in ONLINE if name != "ppo"])
-def test_a_step_by_hand(assistant, renderer, prompts, name):
+def test_a_step_by_hand(assistant, renderer, prompts, name, gaps):
     objective = objective_of(name, assistant, renderer)
-    made, answered, scores = rollouts_of(name, renderer, prompts)
+    made, answered, scores = rollouts_of(name, renderer, prompts, gaps)
     objective.credit(made, scores, made.logprobs - made.reference)
     (batch,) = batches(renderer, made, answered, len(answered))
     loss = objective.loss(batch)
@@ -91,9 +99,9 @@ def test_a_step_by_hand(assistant, renderer, prompts, name):
     logits[..., list(renderer.placeholders.values())] = float("-inf")
     every = logits.log_softmax(-1).gather(-1, batch["input_ids"][:, 1:, None]).squeeze(-1)
     new = [every[i][batch["loss_mask"][i, 1:]].tolist() for i in range(len(answered))]
-    old = [made.logprobs[i, : made.lengths[i]].tolist() for i in range(len(answered))]
-    reference = [made.reference[i, : made.lengths[i]].tolist() for i in range(len(answered))]
-    rows, tokens = len(answered), int(made.lengths.sum())
+    old = [made.logprobs[i][made.mask[i]].tolist() for i in range(len(answered))]
+    reference = [made.reference[i][made.mask[i]].tolist() for i in range(len(answered))]
+    rows, tokens = len(answered), int(made.mask.sum())
 
     high = 1.28 if name == "dapo" else 1.2
 
@@ -102,7 +110,8 @@ def test_a_step_by_hand(assistant, renderer, prompts, name):
 
     worth = scores.tolist()
     if name == "dapo":
-        worth = [s - max(0.0, (len(n) - 0.8 * LONGEST) / (0.2 * LONGEST)) for s, n in zip(worth, new, strict=True)]
+        lengths = made.lengths.tolist()
+        worth = [s - max(0.0, (n - 0.8 * LONGEST) / (0.2 * LONGEST)) for s, n in zip(worth, lengths, strict=True)]
     if name == "rloo":
         worth = [s - 0.05 * (sum(o) - sum(r)) for s, o, r in zip(worth, old, reference, strict=True)]
     total = 0.0
@@ -138,11 +147,47 @@ def test_a_step_by_hand(assistant, renderer, prompts, name):
     assert loss.weight == (tokens if name in ("dapo", "reinforce_pp") else rows)
 
 
+@pytest.mark.parametrize("name", ONLINE)
+def test_what_an_environment_says_changes_nothing(assistant, renderer, prompts, name):
+    """Whatever stands in the rollouts about its tokens: the loss, and what every response earned, are the same."""
+
+    def learned(junk):
+        objective = objective_of(name, assistant, renderer)
+        made, answered, scores = rollouts_of(name, renderer, prompts, gaps=True)
+        for field in ("logprobs", "reference", "values", "advantages", "returns"):
+            getattr(made, field)[~made.mask] = junk
+        kl = torch.where(made.mask, made.logprobs - made.reference, 0.0)
+        earned = objective.credit(made, scores, kl)
+        assert (made.advantages[~made.mask] == 0).all()
+        loss = objective.loss(batches(renderer, made, answered, len(answered))[0])
+        return earned, loss.total, loss.weight, loss.metrics["entropy"][0]
+
+    for clean, junk in zip(learned(0.0), learned(9.0), strict=True):
+        assert torch.equal(clean, junk)
+
+
+@pytest.mark.parametrize("name", ["ppo", "reinforce_pp"])
+def test_credit_crosses_an_environments_turn_as_if_it_were_not_there(assistant, renderer, prompts, name):
+    objective = objective_of(name, assistant, renderer)
+    made, _, scores = rollouts_of(name, renderer, prompts, gaps=True)
+    kl = made.logprobs - made.reference
+    closed, short = Rollouts.empty(len(scores), LONGEST, 0), torch.zeros_like(kl)
+    for row, said in enumerate(made.mask):
+        count = int(said.sum())
+        closed.mask[row, :count] = True
+        closed.values[row, :count], short[row, :count] = made.values[row][said], kl[row][said]
+    objective.credit(made, scores, kl)
+    objective.credit(closed, scores, short)
+    assert (~made.mask).sum() > len(scores)
+    for field in ("advantages", "returns"):
+        torch.testing.assert_close(getattr(made, field)[made.mask], getattr(closed, field)[closed.mask])
+
+
 @pytest.mark.parametrize("name", GROUPED)
 def test_nothing_is_learned_where_all_responses_are_worth_the_same(assistant, renderer, prompts, name):
     objective = objective_of(name, assistant, renderer, **({"kl_coefficient": 0.0} if name != "online_dpo" else {}))
     made, answered, _ = rollouts_of(name, renderer, prompts)
-    made.lengths[:] = 3
+    made.lengths[:], made.mask[:] = 3, torch.arange(LONGEST) < 3
     answered = [renderer.answered(prompts[0], tokens[:3].tolist()) for tokens in made.tokens]
     objective.credit(made, torch.ones(len(answered)), torch.zeros(len(answered), LONGEST))
     (batch,) = batches(renderer, made, answered, len(answered))

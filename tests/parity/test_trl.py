@@ -210,6 +210,7 @@ def said(speaker, policy, reference):
     batch = speaker.collate(rows)
     made = Rollouts.empty(6, 8, 0, 2)
     made.lengths[:] = torch.tensor(lengths)
+    made.mask[:] = torch.arange(8) < made.lengths[:, None]
     every = []
     for model in (policy, reference):
         with torch.no_grad():

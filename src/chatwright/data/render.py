@@ -5,12 +5,14 @@ template itself, by the character where each assistant turn begins, so templates
 """
 
 import copy
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,6 +24,23 @@ from chatwright.errors import ChatwrightError
 
 PLACEHOLDERS = {"image": "image_token", "audio": "audio_token", "video": "video_token"}
 SOFT_PROMPT = "<|soft_prompt_{}|>"
+# What the assistant's own turns are while a template is asked what stands around them.
+WORDS = Message.of("assistant", "words")
+CALL = "<tool_call>"
+# How Qwen 2.5 and its kin, whose form of a call is that of Hermes, are told about tools.
+TOOLS = """# Tools
+
+You may call one or more functions to assist with the user query.
+
+You are provided with function signatures within <tools></tools> XML tags:
+<tools>
+{}
+</tools>
+
+For each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:
+<tool_call>
+{{"name": <function-name>, "arguments": <args-json-object>}}
+</tool_call>"""
 
 
 @dataclass
@@ -57,7 +76,10 @@ class Renderer:
         if self.tokenizer.eos_token_id is None:
             raise ChatwrightError(f"{name}: the tokenizer has no end-of-text token; set eos_token")
         self.name = name
-        self.special_ids = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        self.tools: list[dict[str, Any]] | None = None  # what the chat template tells of them
+        self.instructions = ""  # what the system message tells of them
+        special = {i: token.content for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        self.special_ids, self.special_tokens = set(special), list(special.values())
         self.placeholders = {
             kind: self.tokenizer.convert_tokens_to_ids(getattr(processor, attribute))
             for kind, attribute in PLACEHOLDERS.items()
@@ -107,12 +129,35 @@ class Renderer:
         processor.chat_template = "".join(names) + processor.chat_template
         return Renderer(processor)
 
+    def with_tools(self, schemas: Sequence[dict[str, Any]]) -> "Renderer":
+        """A renderer whose conversations begin with what tools there are and how they are called.
+
+        The chat template tells it, if it does so in the form of `CALL`; otherwise the system message does.
+
+        Args:
+            schemas: JSON schemas of functions, as `transformers.utils.get_json_schema` gives them.
+
+        Raises:
+            ChatwrightError: the tokenizer takes the marks of a call for special tokens, which a text cannot hold.
+        """
+        if self.plain(CALL) != CALL:
+            raise ChatwrightError(
+                f"{self.name}: {CALL} is a special token; make it a plain one to read calls in a text"
+            )
+        telling = copy.copy(self)
+        telling.tools = list(schemas)
+        if CALL not in telling._templates([telling._chat([Message.of("user", "a")])], generate=True)[0]:
+            telling.tools = None
+            telling.instructions = TOOLS.format("\n".join(json.dumps(schema, ensure_ascii=False) for schema in schemas))
+        return telling
+
     def demonstration(self, messages: Sequence[Message]) -> Rendered:
         """Render a conversation; every assistant turn with its end token is supervised.
 
         Raises:
             ChatwrightError: no assistant turn, or a template that supervises nothing.
         """
+        messages = self._told(messages)
         turns = [i for i, message in enumerate(messages) if message.role == "assistant"]
         if not turns:
             raise ChatwrightError("a demonstration without an assistant turn teaches nothing; add the answer")
@@ -140,6 +185,7 @@ class Renderer:
 
     def prompt(self, messages: Sequence[Message]) -> Rendered:
         """Render a conversation up to where the assistant is to answer; nothing is supervised."""
+        messages = self._told(messages)
         text = self._templates([self._chat(messages)], generate=True)[0]
         ids, _ = self._tokenize(text)
         return self._with_media(text, ids, [False] * len(ids), _media_of(messages))
@@ -149,11 +195,53 @@ class Renderer:
         tokens = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return [*tokens, self.end_id] if finished else list(tokens)
 
-    def answered(self, prompt: Rendered, tokens: Sequence[int]) -> Rendered:
-        """A rendered prompt followed by the tokens of an answer, which are supervised."""
-        return Rendered(
-            [*prompt.input_ids, *tokens], [False] * len(prompt.input_ids) + [True] * len(tokens), prompt.media
-        )
+    def answered(self, prompt: Rendered, tokens: Sequence[int], said: Sequence[bool] | None = None) -> Rendered:
+        """A rendered prompt followed by the tokens of an answer, which are supervised: all, or those that are ``said``.
+
+        Args:
+            said: as long as ``tokens``, False where somebody else spoke in between.
+        """
+        mask = [True] * len(tokens) if said is None else list(said)
+        return Rendered([*prompt.input_ids, *tokens], [False] * len(prompt.input_ids) + mask, prompt.media)
+
+    def between(self, messages: Sequence[Message], reply: Message) -> list[int]:
+        """The tokens between the end of the assistant's turn and the start of its next, ``reply`` standing there.
+
+        They are what the template adds to the conversation. What the assistant said itself is not rendered again, so it
+        stays, token by token, as it was said.
+
+        Args:
+            messages: of the conversation, up to the assistant's turn that has ended.
+            reply: what comes after it, a text.
+
+        Raises:
+            ChatwrightError: the template has no place for the reply, or changes what stands before it.
+        """
+        asked = [WORDS if message.role == "assistant" else message for message in self._told(messages)]
+        chats = [asked, [*asked, WORDS, reply], [*asked, WORDS, Message.of(reply.role, "")]]
+        before, after, without = self._templates([self._chat(chat) for chat in chats], generate=True)
+        end = self.tokenizer.convert_ids_to_tokens(self.end_id)
+        turn, found, _ = after.removeprefix(before).partition(end)
+        if not after.startswith(before) or WORDS.text not in turn or not found:
+            raise ChatwrightError(
+                f"{self.name}: the chat template rewrites earlier turns, so a conversation cannot go on where it was; "
+                "use a template that only appends"
+            )
+        if after == without and reply.text.strip():
+            raise ChatwrightError(f"{self.name}: the chat template leaves out what a {reply.role} says; add that role")
+        start = len(before) + len(turn) + len(end)
+        ids, offsets = self._tokenize(after)
+        return [token for token, (begin, _) in zip(ids, offsets, strict=True) if begin >= start]
+
+    def plain(self, text: str) -> str:
+        """A text from outside as a model can read it and not obey it.
+
+        A space breaks every special token, and half characters, which cannot be encoded, become question marks.
+        """
+        text = text.encode(errors="replace").decode()
+        for mark in self.special_tokens:
+            text = text.replace(mark, f"{mark[0]} {mark[1:]}")
+        return text
 
     def document(self, document: Document) -> Rendered:
         """Render raw text (and pictures) for pretraining: every text token and the end of text are supervised."""
@@ -213,13 +301,30 @@ class Renderer:
                 return token
         raise ChatwrightError(f"{self.name}: the chat template ends no assistant turn with a special token; add one")
 
+    def _told(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """The conversation with what the system message has to tell of tools."""
+        if not self.instructions:
+            return messages
+        if messages[0].role != "system":
+            return [Message.of("system", self.instructions), *messages]
+        content = (*messages[0].content, Part.of_text(f"\n\n{self.instructions}"))
+        return [replace(messages[0], content=content), *messages[1:]]
+
     def _chat(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
         for message in messages:
             self._check_text(message.content)
         return [{"role": message.role, "content": self._content(message)} for message in messages]
 
     def _templates(self, chats: list[list[dict[str, Any]]], generate: bool) -> list[str]:
-        return self.processor.apply_chat_template(chats, tokenize=False, add_generation_prompt=generate)
+        try:
+            return self.processor.apply_chat_template(
+                chats, tools=self.tools, tokenize=False, add_generation_prompt=generate
+            )
+        except jinja2.TemplateError as error:
+            roles = ", ".join(message["role"] for message in max(chats, key=len))
+            raise ChatwrightError(
+                f"{self.name}: the chat template refuses {roles}: {error}; use another one"
+            ) from error
 
     def _content(self, message: Message) -> str | list[dict[str, Any]]:
         if self.multimodal:
@@ -234,8 +339,8 @@ class Renderer:
 
     def _check_text(self, parts: Sequence[Part]) -> None:
         for part in parts:
-            for token in self.special_ids:
-                if part.text and (mark := self.tokenizer.added_tokens_decoder[token].content) in part.text:
+            for mark in self.special_tokens:
+                if part.text and mark in part.text:
                     raise ChatwrightError(
                         f"the text holds the special token {mark}, which the model would obey; remove it"
                     )

@@ -33,10 +33,12 @@ class Steps(NamedTuple):
 def step_ends(renderer: Renderer, tokens: Sequence[int], said: Sequence[bool]) -> list[int]:
     """Where the steps of an answer end: at the token that holds the newline, the last at the end of the answer.
 
+    An answer of several turns has steps in each of them; a step ends with its turn.
+
     Read off the tokens and not off the text, so that what a model said has its steps where it said them.
 
     Args:
-        tokens: of prompt and answer. said: the same length, True at the answer's; it has at least one.
+        tokens: of prompt and answer. said: the same length, True at the answer's own; it has at least one.
 
     Returns:
         Places among ``tokens``, at least one: an answer without words is one step.
@@ -47,9 +49,10 @@ def step_ends(renderer: Renderer, tokens: Sequence[int], said: Sequence[bool]) -
     for place in answer:
         before, newline, after = renderer.tokenizer.decode([tokens[place]], skip_special_tokens=True).partition("\n")
         words = words or bool(before.strip())
-        if newline and words:
+        over = newline or (place != answer[-1] and not said[place + 1])
+        if over and words:
             ends.append(place)
-        if newline:
+        if over:
             words = bool(after.strip())
     return ends if ends and not words else [*ends, answer[-1]]
 

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from chatwright.data.records import Prompt
 from chatwright.errors import ChatwrightError
@@ -11,7 +12,7 @@ from chatwright.errors import ChatwrightError
 Verifier = Callable[[Prompt, str], float]
 
 
-def function_of(name: str) -> Verifier:
+def function_of(name: str) -> Callable[..., Any]:
     """The Python function that ``package.module:function`` or ``file.py:function`` names.
 
     Raises:

@@ -68,7 +68,7 @@ class Engine:
     def generate(
         self,
         prompts: Sequence[Sequence[Message] | Rendered],
-        sampling: Sampling | None = None,
+        sampling: Sampling | Sequence[Sampling] | None = None,
         n: int = 1,
         progress: Callable[[int], None] | None = None,
     ) -> list[list[Completion]]:
@@ -76,6 +76,7 @@ class Engine:
 
         Args:
             prompts: conversations that end with the turn to answer, or what `Renderer.prompt` made of them.
+            sampling: of all answers, or for each prompt one.
             progress: told the number of prompts answered whenever it has grown.
 
         Returns:
@@ -86,11 +87,12 @@ class Engine:
             ChatwrightError: a prompt is empty or longer than the model's context.
         """
         sampling = sampling or Sampling()
+        each = [sampling] * len(prompts) if isinstance(sampling, Sampling) else sampling
         rendered = [self._numbered(number, prompt) for number, prompt in enumerate(prompts)]
         seen: Counter[bytes] = Counter()
         requests = []
-        for prompt in rendered:
-            requests.append(self.request(prompt, sampling, n, seen[_digest(prompt)]))
+        for prompt, one in zip(rendered, each, strict=True):
+            requests.append(self.request(prompt, one, n, seen[_digest(prompt)]))
             seen[_digest(prompt)] += n
         # Neighbours in length share a batch, which saves padding; the longest first, so that memory runs out at once.
         waiting = deque(sorted(requests, key=lambda request: -len(request.prompt)))

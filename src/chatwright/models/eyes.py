@@ -58,3 +58,17 @@ def restore_eye(model: PreTrainedModel) -> None:
     """Put the eye back that `freeze_eye` took out."""
     if isinstance(model, FastVlmForConditionalGeneration) and isinstance(model.model.vision_tower, Remembered):
         model.model.vision_tower = model.model.vision_tower.eye[0]
+
+
+def share_eye(models: Sequence[PreTrainedModel], rows: Sequence[Rendered]) -> list[Rendered]:
+    """Freeze the eyes of all models; where they are one and the same, let it look at every picture only once."""
+    eyes = [getattr(model.base_model, name) for model in models for name in TOWERS if hasattr(model.base_model, name)]
+    for eye in eyes:
+        eye.requires_grad_(False)
+    weights = [eye.state_dict() for eye in eyes]
+    same = all(torch.equal(weights[0][name], other[name]) for other in weights[1:] for name in weights[0])
+    if len(eyes) < len(models) or not same:
+        return list(rows)
+    for model in models[1:]:
+        freeze_eye(model, [])
+    return freeze_eye(models[0], rows)

@@ -1,44 +1,29 @@
 """Reinforcement learning from feedback: PPO and its kin, with or without the pretraining mix."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from chatwright.data.records import Document, Prompt
 from chatwright.data.render import Rendered, Renderer
 from chatwright.data.store import load
 from chatwright.errors import ChatwrightError
-from chatwright.feedback.verifiers import Verifier, function_of
-from chatwright.generation.engine import Engine
-from chatwright.generation.sampling import Sampling
+from chatwright.feedback.environments import Environment, Tools
+from chatwright.feedback.verifiers import function_of
 from chatwright.models.adapters import Adapter, adapt
-from chatwright.models.eyes import TOWERS, freeze_eye, restore_eye
-from chatwright.models.heads import RewardEnsemble, RewardModel, load_scorer, score_all
-from chatwright.models.load import attention_for, checkpoint_of, load_model, token_logprobs
-from chatwright.objectives.feedback.mathematics import explained_variance, kl_k1, kl_k3
+from chatwright.models.eyes import restore_eye, share_eye
+from chatwright.models.heads import RewardModel, load_scorer
+from chatwright.models.load import attention_for, checkpoint_of, load_model
 from chatwright.objectives.feedback.methods import ONLINE, check, make
-from chatwright.objectives.feedback.policy_gradient import PolicyGradient
-from chatwright.objectives.feedback.ppo import PPO
-from chatwright.objectives.feedback.rollouts import Rollouts, gather
 from chatwright.stages.base import Stage
-from chatwright.terminal import console
-from chatwright.training.loop import Training, best_device, fit, to_device
-
-METRICS = (
-    "score", "reward", "reward_model", "verifier", "gold", "kl", "kl_k3", "length", "unfinished", "equal_scores",
-    "explained_variance",
-)  # fmt: skip
-RESAMPLES = 3  # times that other prompts are tried where all responses are worth the same
-
-Judge = RewardModel | RewardEnsemble | Verifier | None
+from chatwright.stages.experience import RESAMPLES, Experience, Judge, members_of
+from chatwright.training.loop import Training, fit
 
 
 @dataclass
@@ -46,14 +31,15 @@ class RL(Stage):
     """Optimise a policy on what it says itself: ppo, grpo, dr_grpo, dapo, rloo, reinforce_pp or online_dpo.
 
     What a response is worth says a reward model, a plain Python function, or the sum of both. PPO-ptx is ppo with
-    ``pretraining``; the other methods take it too.
+    ``pretraining``; the other methods take it too. An environment, such as tools that the policy calls, may answer it,
+    and it goes on: what is learned is what the policy said in all its turns, and never what the environment did.
 
     Writes ``model/``. ``metrics.jsonl`` has, beside the losses, of every response: ``score`` (with penalty), and its
     parts ``reward_model`` and ``verifier``; ``reward`` (score and KL cost together); ``gold``; ``kl`` and ``kl_k3``
-    (nats a response, from where it began); ``length`` (tokens); ``unfinished``; ``equal_scores`` (responses to
-    prompts from whose responses nothing is to be learned, all being worth the same); and ``entropy``,
-    ``clip_fraction``, ``explained_variance`` (of a critic) and ``fresh_log_ratio`` (the largest before any update: zero
-    but for rounding).
+    (nats a response, from where it began); ``length`` (tokens of all turns); ``unfinished``; ``turns`` (of the policy,
+    where there is an environment); ``equal_scores`` (responses to prompts from whose responses nothing is to be
+    learned, all being worth the same); and ``entropy``, ``clip_fraction``, ``explained_variance`` (of a critic) and
+    ``fresh_log_ratio`` (the largest before any update: zero but for rounding).
 
     Args:
         model: what the policy begins as, and is kept near to: the fine-tuned model.
@@ -62,18 +48,24 @@ class RL(Stage):
             begins as a copy of the first.
         verifier: a function of a `Prompt` and a text that gives a number, as ``package.module:function`` or
             ``file.py:function``; ``chatwright.data.truth:correct`` checks answers to the questions of the demo.
+            A verifier sees what the policy said last, a reward model the whole conversation.
         gold: another such function or reward model, which is reported and never learned from.
         patience: rounds in a row without a better gold before the run ends, the policy then exploiting what it is paid
             for; 0 never ends it.
         method: how to learn; each is described in ``objectives/feedback``.
         options: numbers in the place of the method's defaults, such as ``{kl_coefficient: 0.1, clip: 0.1}``.
+        environment: a function of a `Prompt` and the messages since, named as a verifier is, that gives a message of a
+            tool or user for the policy to answer, or None where the conversation is over.
+        tools: Python functions, named likewise, which the policy may call; `Tools` is the environment then.
+        turns: the most that the policy has, where there is an environment.
         pretraining: documents whose next tokens the policy goes on predicting.
         pretraining_coefficient: of that mean cross-entropy. pretraining_batch: documents in a step.
         iterations: rounds of sampling and learning. rollouts: responses sampled in each.
         responses: to each prompt; 0 takes the method's number.
         epochs: passes over them. minibatches: steps in a pass. micro_batch: responses computed at once, 0 for all.
         sampling_batch: responses sampled at once.
-        max_new_tokens: longest response. temperature: of the sampling and of all probabilities.
+        max_new_tokens: longest response, all its turns and what the environment says between them; a conversation that
+            would be longer is unfinished. temperature: of the sampling and of all probabilities.
         unfinished_penalty: taken from the score of a response that does not come to an end.
         max_length: longer prompts and documents, in tokens, are left out.
         seed: of the order of the prompts, of the sampling, and of an adapter's first weights.
@@ -89,6 +81,9 @@ class RL(Stage):
     patience: int = 0
     method: str = "ppo"
     options: dict[str, float] = field(default_factory=dict)
+    environment: str = ""
+    tools: str | list[str] = ""
+    turns: int = 4
     pretraining: Path | None = None
     pretraining_coefficient: float = 0.5
     pretraining_batch: int = 32
@@ -119,8 +114,11 @@ class RL(Stage):
             raise ChatwrightError(f"patience={self.patience}: nothing says what gold is; name a judge as gold")
         self._check_sizes()
         torch.manual_seed(self.seed)
+        environment = self._environment()
         folder = checkpoint_of(self.model)
         renderer = self.adapter.prepare(Renderer.load(folder))
+        if isinstance(environment, Tools):
+            renderer = renderer.with_tools(environment.schemas)
         records, prompts = self._prompts(renderer)
         texts = self._texts(renderer)
         attention = attention_for([len(prompt) + self.max_new_tokens for prompt in prompts])
@@ -139,7 +137,7 @@ class RL(Stage):
         rows = share_eye(seeing, [*prompts, *texts])
         asked = list(zip(records, rows[: len(prompts)], strict=True))
         as_begun = adapted.disabled if adapted else nullcontext
-        loader = Experience(self, objective, reference, judges, asked, rows[len(prompts) :], as_begun)
+        loader = Experience(self, objective, reference, judges, asked, rows[len(prompts) :], as_begun, environment)
         fit(objective, loader, self.training, out, "rl")
         restore_eye(policy)
         if adapted:
@@ -164,6 +162,16 @@ class RL(Stage):
                 raise ChatwrightError(
                     f"{name}={getattr(self, name)} would split the responses={self.group} to a prompt; use a multiple"
                 )
+
+    def _environment(self) -> Environment | None:
+        tools = [name for name in ([self.tools] if isinstance(self.tools, str) else self.tools) if name]
+        if not (tools or self.environment):
+            return None
+        if tools and self.environment:
+            raise ChatwrightError("tools are an environment; name either, and let yours call the tools if it needs to")
+        if self.turns < 2:
+            raise ChatwrightError(f"turns={self.turns}: the policy could not answer its environment; use 2 or more")
+        return Tools([function_of(name) for name in tools]) if tools else function_of(self.environment)
 
     def _judge_of(self, name: str | list[str], policy: PreTrainedModel, attention: str) -> Judge:
         if not name:
@@ -198,215 +206,3 @@ class RL(Stage):
         if not kept:
             raise ChatwrightError(f"{self.pretraining}: no document within max_length={self.max_length}; raise it")
         return kept
-
-
-class Experience:
-    """The loop's loader: lets the policy answer, judges the answers, and deals them out as minibatches.
-
-    The prompts, the sampling and the order of minibatches follow from the seed and the number of the round alone; the
-    rollouts of the round under way are part of the state, so a resumed run goes on with the very same.
-
-    Args:
-        judges: the reward model, the verifier and the gold, each None where there is none.
-        prompts: records with their rows. texts: pretraining material.
-        as_begun: within it the reference is what the policy began as; for a policy that is its own reference.
-    """
-
-    def __init__(
-        self,
-        settings: RL,
-        objective: PolicyGradient,
-        reference: PreTrainedModel,
-        judges: Sequence[Judge],
-        prompts: Sequence[tuple[Prompt, Rendered]],
-        texts: Sequence[Rendered],
-        as_begun: Callable[[], AbstractContextManager[None]] = nullcontext,
-    ) -> None:
-        self.settings, self.objective, self.prompts, self.texts = settings, objective, prompts, texts
-        self.as_begun = as_begun
-        self.device = best_device()
-        self.reference = reference.to(self.device).eval()
-        self.judges = [
-            judge.to(self.device).eval() if isinstance(judge, torch.nn.Module) else judge for judge in judges
-        ]
-        self.renderer = objective.renderer
-        self.buffer = Rollouts.empty(settings.rollouts, settings.max_new_tokens, len(METRICS), settings.group)
-        self.per_round = settings.epochs * settings.minibatches
-        absent = {name for name, judge in zip(METRICS[2:5], judges, strict=True) if judge is None}
-        absent |= set() if objective.has_critic else {"explained_variance"}
-        self.reported = ["" if name in absent else name for name in METRICS]
-        self.step = 0
-        self.best_gold = torch.tensor(-torch.inf)
-        self.rounds_since = 0
-
-    def __len__(self) -> int:
-        return self.settings.iterations * self.per_round
-
-    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        while self.step < len(self):
-            number, place = divmod(self.step, self.per_round)
-            if place == 0:
-                self._explore(number)
-                if self._hacking():
-                    console.print(f"rl: ended after {number} rounds: gold has not risen for {self.rounds_since} rounds")
-                    return
-            step = self._minibatch(number, place)
-            self.step += 1
-            yield step
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "best_gold": self.best_gold,
-            "rounds_since": self.rounds_since,
-            **self.buffer.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.step, self.rounds_since = int(state["step"]), int(state["rounds_since"])
-        self.best_gold = state["best_gold"].clone()
-        self.buffer.load_state_dict({name: state[name] for name in self.buffer.state_dict()})
-
-    def _hacking(self) -> bool:
-        """Whether gold has stopped rising while the policy learns what it is paid for."""
-        gold = self.buffer.metrics[:, METRICS.index("gold")].mean()
-        self.rounds_since = 0 if gold > self.best_gold else self.rounds_since + 1
-        self.best_gold = torch.maximum(self.best_gold, gold)
-        return 0 < self.settings.patience <= self.rounds_since
-
-    def _explore(self, number: int) -> None:
-        """Fill the buffer: answers to the prompts of round ``number`` with all that the method has to know of them."""
-        settings, buffer, group = self.settings, self.buffer, self.settings.group
-        asked = settings.rollouts // group
-        buffer.prompts[:] = torch.arange(number * asked, (number + 1) * asked).repeat_interleave(group)
-        buffer.prompts.remainder_(len(self.prompts))
-        parts = torch.zeros(3, settings.rollouts)
-        unfinished, rows = torch.zeros(settings.rollouts), torch.arange(settings.rollouts)
-        for attempt in range(1 + RESAMPLES * self.objective.resamples):
-            if attempt:
-                others = np.random.default_rng((settings.seed, number, attempt)).integers(
-                    len(self.prompts), size=len(rows) // group
-                )
-                buffer.prompts[rows] = torch.from_numpy(others).repeat_interleave(group)
-            texts = self._answer(rows, number, attempt, unfinished)
-            parts[:, rows] = self._score(rows, texts)
-            scores = parts[0] + parts[1] - settings.unfinished_penalty * unfinished
-            equal = (scores.view(-1, group).amax(1) == scores.view(-1, group).amin(1)).repeat_interleave(group)
-            rows = equal.nonzero().squeeze(1)
-            if not len(rows):
-                break
-        mask = buffer.mask
-        self._look_back(mask)
-        kl = torch.where(mask, kl_k1(buffer.logprobs, buffer.reference), 0.0)
-        total = self.objective.credit(buffer, scores, kl)
-        explained = explained_variance(buffer.values, buffer.returns, mask)
-        k3 = torch.where(mask, kl_k3(buffer.logprobs, buffer.reference), 0.0).sum(1)
-        reported = (
-            scores, total, *parts, kl.sum(1), k3, buffer.lengths.float(), unfinished, equal.float() * (group > 1),
-            explained.expand_as(total),
-        )  # fmt: skip
-        buffer.metrics[:] = torch.stack(reported, 1)
-
-    def _answer(self, rows: Tensor, number: int, attempt: int, unfinished: Tensor) -> list[str]:
-        """Let the policy answer the prompts of the buffer's ``rows``."""
-        settings, buffer = self.settings, self.buffer
-        sampling = Sampling(
-            settings.max_new_tokens,
-            settings.temperature,
-            seed=_seed(settings.seed, number, *([attempt] if attempt else [])),
-        )
-        engine = Engine(self.objective.policy, self.renderer, settings.sampling_batch)
-        prompts = [self.prompts[int(i)][1] for i in buffer.prompts[rows][:: settings.group]]
-        completions = [answer for answers in engine.generate(prompts, sampling, settings.group) for answer in answers]
-        buffer.logprobs[rows] = 0
-        for row, completion in zip(rows.tolist(), completions, strict=True):
-            length = len(completion.tokens)
-            buffer.lengths[row] = length
-            buffer.tokens[row, :length] = torch.tensor(completion.tokens)
-            buffer.logprobs[row, :length] = torch.tensor(completion.logprobs)
-            unfinished[row] = completion.finish_reason == "length"
-        return [completion.text for completion in completions]
-
-    def _score(self, rows: Tensor, texts: Sequence[str]) -> Tensor:
-        """[3, rows]: what reward model, verifier and gold say of the buffer's ``rows``; 0 where there is none."""
-        found = torch.zeros(3, len(rows))
-        for place, judge in enumerate(self.judges):
-            if isinstance(judge, RewardModel | RewardEnsemble):
-                size = self.settings.micro_batch or 64
-                found[place] = score_all(judge, self.renderer, [self._row(int(i)) for i in rows], size)
-            elif judge is not None:
-                asked = [self.prompts[int(i)][0] for i in self.buffer.prompts[rows]]
-                found[place] = torch.tensor([float(judge(*pair)) for pair in zip(asked, texts, strict=True)])
-        return found
-
-    @torch.no_grad()
-    def _look_back(self, mask: Tensor) -> None:
-        """Fill in what the reference and, where there is one, the critic say of every token of the buffer."""
-        rows = [self._row(i) for i in range(len(mask))]
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        size = self.settings.micro_batch or 64
-        for chosen in (order[i : i + size] for i in range(0, len(order), size)):
-            batch = self.renderer.collate([rows[i] for i in chosen])
-            inputs, said = to_device(batch, self.device), mask[chosen]
-            with self.as_begun():
-                logprobs, _ = token_logprobs(self.reference, inputs, self.settings.temperature, self.renderer.unsaid)
-            self.buffer.reference[chosen] = gather(logprobs.cpu(), batch["loss_mask"], said)
-            if isinstance(self.objective, PPO):
-                values = self.objective.critic.values(inputs)
-                self.buffer.values[chosen] = gather(values.cpu(), batch["loss_mask"], said)
-
-    def _row(self, i: int) -> Rendered:
-        tokens = self.buffer.tokens[i, : self.buffer.lengths[i]].tolist()
-        return self.renderer.answered(self.prompts[int(self.buffer.prompts[i])][1], tokens)
-
-    def _minibatch(self, number: int, place: int) -> list[dict[str, Any]]:
-        """The micro-batches of step ``place`` of round ``number``; responses to a prompt stay together."""
-        settings, group = self.settings, self.settings.group
-        epoch, part = divmod(place, settings.minibatches)
-        order = np.random.default_rng((settings.seed, number, epoch)).permutation(settings.rollouts // group)
-        asked = np.split(order, settings.minibatches)[part].tolist()
-        asked.sort(key=lambda i: max(len(self._row(row)) for row in range(i * group, (i + 1) * group)))
-        rows = [row for i in asked for row in range(i * group, (i + 1) * group)]
-        size = settings.micro_batch or len(rows)
-        step = []
-        for chosen in (rows[i : i + size] for i in range(0, len(rows), size)):
-            batch = self.renderer.collate([self._row(i) for i in chosen])
-            step.append(self.buffer.attach(batch, chosen, self.reported, fresh=place == 0))
-        return step + self._mix(float(self.objective.weight(self.buffer.mask[rows])))
-
-    def _mix(self, weight: float) -> list[dict[str, Any]]:
-        """Micro-batches of pretraining material for a step whose rollouts weigh ``weight``."""
-        if not self.texts:
-            return []
-        count = self.settings.pretraining_batch
-        rows = [self.texts[(self.step * count + i) % len(self.texts)] for i in range(count)]
-        scale = torch.tensor(weight / sum(sum(row.loss_mask[1:]) for row in rows))
-        size = self.settings.micro_batch or count
-        parts = (rows[i : i + size] for i in range(0, count, size))
-        return [{**self.renderer.collate(part), "pretraining.scale": scale} for part in parts]
-
-
-def members_of(judge: Judge) -> list[RewardModel]:
-    """The reward models that a judge consists of."""
-    if isinstance(judge, RewardEnsemble):
-        return [cast(RewardModel, member) for member in judge.members]
-    return [judge] if isinstance(judge, RewardModel) else []
-
-
-def share_eye(models: Sequence[PreTrainedModel], rows: Sequence[Rendered]) -> list[Rendered]:
-    """Freeze the eyes of all models; where they are one and the same, let it look at every picture only once."""
-    eyes = [getattr(model.base_model, name) for model in models for name in TOWERS if hasattr(model.base_model, name)]
-    for eye in eyes:
-        eye.requires_grad_(False)
-    weights = [eye.state_dict() for eye in eyes]
-    same = all(torch.equal(weights[0][name], other[name]) for other in weights[1:] for name in weights[0])
-    if len(eyes) < len(models) or not same:
-        return list(rows)
-    for model in models[1:]:
-        freeze_eye(model, [])
-    return freeze_eye(models[0], rows)
-
-
-def _seed(*numbers: int) -> int:
-    """A seed of its own for every round and attempt."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

@@ -14,9 +14,12 @@ PER_TOKEN = ("logprobs", "reference", "values", "advantages", "returns")
 class Rollouts:
     """N responses of at most R tokens, of fixed shape so that a checkpoint of one run fits into another.
 
-    prompts: [N] numbers of the prompts. tokens: [N, R]. lengths: [N].
-    logprobs, reference, values, advantages, returns: [N, R], entry r about the r-th token of the response, 0 behind its
-    end; ``logprobs`` are of the policy that said it, ``reference`` of the model that it is kept near to.
+    A response is all that follows the prompt: the policy's turns, and between them what an environment said.
+
+    prompts: [N] numbers of the prompts. tokens: [N, R]. lengths: [N]. mask: [N, R] (bool), True at the tokens that the
+    policy said; it has said at least one of every response.
+    logprobs, reference, values, advantages, returns: [N, R], entry r about the r-th token of the response, 0 where the
+    mask is False; ``logprobs`` are of the policy that said it, ``reference`` of the model that it is kept near to.
     metrics: [N, M], what is reported about each response; the names belong to whoever fills it.
     responses: how many to a prompt; they stand together.
     """
@@ -24,6 +27,7 @@ class Rollouts:
     prompts: Tensor
     tokens: Tensor
     lengths: Tensor
+    mask: Tensor
     logprobs: Tensor
     reference: Tensor
     values: Tensor
@@ -36,13 +40,18 @@ class Rollouts:
     def empty(cls, rows: int, length: int, metrics: int, responses: int = 1) -> "Rollouts":
         whole = {name: torch.zeros(rows, dtype=torch.long) for name in ("prompts", "lengths")}
         real = {name: torch.zeros(rows, length) for name in PER_TOKEN}
-        tokens, reported = torch.zeros(rows, length, dtype=torch.long), torch.zeros(rows, metrics)
-        return cls(tokens=tokens, metrics=reported, responses=responses, **whole, **real)
+        tokens, mask = (torch.zeros(rows, length, dtype=kind) for kind in (torch.long, torch.bool))
+        reported = torch.zeros(rows, metrics)
+        return cls(tokens=tokens, mask=mask, metrics=reported, responses=responses, **whole, **real)
 
-    @property
-    def mask(self) -> Tensor:
-        """[N, R]: True at the tokens that were said."""
-        return torch.arange(self.tokens.shape[1]) < self.lengths[:, None]
+    def put(self, row: int, tokens: Sequence[int], said: Sequence[bool], logprobs: Sequence[float]) -> None:
+        """A response in place of the former one; all three are as long as it is."""
+        length = len(tokens)
+        for name, values in {"tokens": tokens, "mask": said, "logprobs": logprobs}.items():
+            kept = getattr(self, name)
+            kept[row] = 0
+            kept[row, :length] = torch.tensor(values, dtype=kept.dtype)
+        self.lengths[row] = length
 
     def state_dict(self) -> dict[str, Tensor]:
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "responses"}
@@ -77,7 +86,7 @@ class Rollouts:
 
 
 def spread(compact: Tensor, said: Tensor, loss_mask: Tensor) -> Tensor:
-    """[B, R] about the tokens of the responses -> [B, T] about those of the rendered rows, zero elsewhere."""
+    """[B, R] about the tokens that were said -> [B, T] about those of the rendered rows, zero elsewhere."""
     return torch.zeros(loss_mask.shape, dtype=compact.dtype).masked_scatter(loss_mask, compact[said])
 
 

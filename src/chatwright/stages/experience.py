@@ -1,0 +1,236 @@
+"""The loader of reinforcement learning: what the policy says, judged, becomes minibatches."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from chatwright.data.records import Prompt
+from chatwright.data.render import Rendered
+from chatwright.feedback.environments import Environment
+from chatwright.feedback.verifiers import Verifier
+from chatwright.generation.conversation import Conversation, converse
+from chatwright.generation.engine import Engine
+from chatwright.generation.sampling import Sampling
+from chatwright.models.heads import RewardEnsemble, RewardModel, score_all
+from chatwright.models.load import token_logprobs
+from chatwright.objectives.feedback.mathematics import explained_variance, kl_k1, kl_k3
+from chatwright.objectives.feedback.policy_gradient import PolicyGradient
+from chatwright.objectives.feedback.ppo import PPO
+from chatwright.objectives.feedback.rollouts import Rollouts, gather
+from chatwright.terminal import console
+from chatwright.training.loop import best_device, to_device
+
+if TYPE_CHECKING:
+    from chatwright.stages.rl import RL
+
+METRICS = (
+    "score", "reward", "reward_model", "verifier", "gold", "kl", "kl_k3", "length", "unfinished", "turns",
+    "equal_scores", "explained_variance",
+)  # fmt: skip
+RESAMPLES = 3  # times that other prompts are tried where all responses are worth the same
+
+Judge = RewardModel | RewardEnsemble | Verifier | None
+
+
+class Experience:
+    """The loop's loader: lets the policy answer, judges the answers, and deals them out as minibatches.
+
+    The prompts, the sampling and the order of minibatches follow from the seed and the number of the round alone; the
+    rollouts of the round under way are part of the state, so a resumed run goes on with the very same.
+
+    Args:
+        judges: the reward model, the verifier and the gold, each None where there is none.
+        prompts: records with their rows. texts: pretraining material.
+        as_begun: within it the reference is what the policy began as; for a policy that is its own reference.
+        environment: what answers the policy between its turns.
+    """
+
+    def __init__(
+        self,
+        settings: "RL",
+        objective: PolicyGradient,
+        reference: PreTrainedModel,
+        judges: Sequence[Judge],
+        prompts: Sequence[tuple[Prompt, Rendered]],
+        texts: Sequence[Rendered],
+        as_begun: Callable[[], AbstractContextManager[None]] = nullcontext,
+        environment: Environment | None = None,
+    ) -> None:
+        self.settings, self.objective, self.prompts, self.texts = settings, objective, prompts, texts
+        self.as_begun, self.environment = as_begun, environment
+        self.device = best_device()
+        self.reference = reference.to(self.device).eval()
+        self.judges = [
+            judge.to(self.device).eval() if isinstance(judge, torch.nn.Module) else judge for judge in judges
+        ]
+        self.renderer = objective.renderer
+        self.buffer = Rollouts.empty(settings.rollouts, settings.max_new_tokens, len(METRICS), settings.group)
+        self.per_round = settings.epochs * settings.minibatches
+        absent = {name for name, judge in zip(METRICS[2:5], judges, strict=True) if judge is None}
+        absent |= set() if objective.has_critic else {"explained_variance"}
+        absent |= set() if environment else {"turns"}
+        self.reported = ["" if name in absent else name for name in METRICS]
+        self.step = 0
+        self.best_gold = torch.tensor(-torch.inf)
+        self.rounds_since = 0
+
+    def __len__(self) -> int:
+        return self.settings.iterations * self.per_round
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        while self.step < len(self):
+            number, place = divmod(self.step, self.per_round)
+            if place == 0:
+                self._explore(number)
+                if self._hacking():
+                    console.print(f"rl: ended after {number} rounds: gold has not risen for {self.rounds_since} rounds")
+                    return
+            step = self._minibatch(number, place)
+            self.step += 1
+            yield step
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "best_gold": self.best_gold,
+            "rounds_since": self.rounds_since,
+            **self.buffer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step, self.rounds_since = int(state["step"]), int(state["rounds_since"])
+        self.best_gold = state["best_gold"].clone()
+        self.buffer.load_state_dict({name: state[name] for name in self.buffer.state_dict()})
+
+    def _hacking(self) -> bool:
+        """Whether gold has stopped rising while the policy learns what it is paid for."""
+        gold = self.buffer.metrics[:, METRICS.index("gold")].mean()
+        self.rounds_since = 0 if gold > self.best_gold else self.rounds_since + 1
+        self.best_gold = torch.maximum(self.best_gold, gold)
+        return 0 < self.settings.patience <= self.rounds_since
+
+    def _explore(self, number: int) -> None:
+        """Fill the buffer: answers to the prompts of round ``number`` with all that the method has to know of them."""
+        settings, buffer, group = self.settings, self.buffer, self.settings.group
+        asked = settings.rollouts // group
+        buffer.prompts[:] = torch.arange(number * asked, (number + 1) * asked).repeat_interleave(group)
+        buffer.prompts.remainder_(len(self.prompts))
+        parts, rows = torch.zeros(3, settings.rollouts), torch.arange(settings.rollouts)
+        unfinished, turns = torch.zeros(2, settings.rollouts)
+        for attempt in range(1 + RESAMPLES * self.objective.resamples):
+            if attempt:
+                others = np.random.default_rng((settings.seed, number, attempt)).integers(
+                    len(self.prompts), size=len(rows) // group
+                )
+                buffer.prompts[rows] = torch.from_numpy(others).repeat_interleave(group)
+            said = self._answer(rows, number, attempt)
+            unfinished[rows] = torch.tensor([float(not one.finished) for one in said])
+            turns[rows] = torch.tensor([sum(turn.role == "assistant" for turn in one.turns) for one in said]).float()
+            parts[:, rows] = self._score(rows, [one.text for one in said])
+            scores = parts[0] + parts[1] - settings.unfinished_penalty * unfinished
+            equal = (scores.view(-1, group).amax(1) == scores.view(-1, group).amin(1)).repeat_interleave(group)
+            rows = equal.nonzero().squeeze(1)
+            if not len(rows):
+                break
+        self._look_back()
+        mask = buffer.mask
+        kl = torch.where(mask, kl_k1(buffer.logprobs, buffer.reference), 0.0)
+        total = self.objective.credit(buffer, scores, kl)
+        explained = explained_variance(buffer.values, buffer.returns, mask)
+        k3 = torch.where(mask, kl_k3(buffer.logprobs, buffer.reference), 0.0).sum(1)
+        reported = (
+            scores, total, *parts, kl.sum(1), k3, buffer.lengths.float(), unfinished, turns,
+            equal.float() * (group > 1), explained.expand_as(total),
+        )  # fmt: skip
+        buffer.metrics[:] = torch.stack(reported, 1)
+
+    def _answer(self, rows: Tensor, number: int, attempt: int) -> list[Conversation]:
+        """Let the policy answer the prompts of the buffer's ``rows``."""
+        settings, buffer = self.settings, self.buffer
+        sampling = Sampling(
+            settings.max_new_tokens,
+            settings.temperature,
+            seed=_seed(settings.seed, number, *([attempt] if attempt else [])),
+        )
+        engine = Engine(self.objective.policy, self.renderer, settings.sampling_batch)
+        asked = [self.prompts[int(i)] for i in buffer.prompts[rows][:: settings.group]]
+        said = converse(engine, asked, sampling, settings.group, self.environment, settings.turns)
+        for row, one in zip(rows.tolist(), said, strict=True):
+            buffer.put(row, one.tokens, one.said, one.logprobs)
+        return said
+
+    def _score(self, rows: Tensor, texts: Sequence[str]) -> Tensor:
+        """[3, rows]: what reward model, verifier and gold say of the buffer's ``rows``; 0 where there is none."""
+        found = torch.zeros(3, len(rows))
+        for place, judge in enumerate(self.judges):
+            if isinstance(judge, RewardModel | RewardEnsemble):
+                size = self.settings.micro_batch or 64
+                found[place] = score_all(judge, self.renderer, [self._row(int(i)) for i in rows], size)
+            elif judge is not None:
+                asked = [self.prompts[int(i)][0] for i in self.buffer.prompts[rows]]
+                found[place] = torch.tensor([float(judge(*pair)) for pair in zip(asked, texts, strict=True)])
+        return found
+
+    @torch.no_grad()
+    def _look_back(self) -> None:
+        """Fill in what the reference and, where there is one, the critic say of every token that the policy said."""
+        rows = [self._row(i) for i in range(len(self.buffer.tokens))]
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        size = self.settings.micro_batch or 64
+        for chosen in (order[i : i + size] for i in range(0, len(order), size)):
+            batch = self.renderer.collate([rows[i] for i in chosen])
+            inputs, said = to_device(batch, self.device), self.buffer.mask[chosen]
+            with self.as_begun():
+                logprobs, _ = token_logprobs(self.reference, inputs, self.settings.temperature, self.renderer.unsaid)
+            self.buffer.reference[chosen] = gather(logprobs.cpu(), batch["loss_mask"], said)
+            if isinstance(self.objective, PPO):
+                values = self.objective.critic.values(inputs)
+                self.buffer.values[chosen] = gather(values.cpu(), batch["loss_mask"], said)
+
+    def _row(self, i: int) -> Rendered:
+        buffer, length = self.buffer, self.buffer.lengths[i]
+        tokens, said = buffer.tokens[i, :length].tolist(), buffer.mask[i, :length].tolist()
+        return self.renderer.answered(self.prompts[int(buffer.prompts[i])][1], tokens, said)
+
+    def _minibatch(self, number: int, place: int) -> list[dict[str, Any]]:
+        """The micro-batches of step ``place`` of round ``number``; responses to a prompt stay together."""
+        settings, group = self.settings, self.settings.group
+        epoch, part = divmod(place, settings.minibatches)
+        order = np.random.default_rng((settings.seed, number, epoch)).permutation(settings.rollouts // group)
+        asked = np.split(order, settings.minibatches)[part].tolist()
+        asked.sort(key=lambda i: max(len(self._row(row)) for row in range(i * group, (i + 1) * group)))
+        rows = [row for i in asked for row in range(i * group, (i + 1) * group)]
+        size = settings.micro_batch or len(rows)
+        step = []
+        for chosen in (rows[i : i + size] for i in range(0, len(rows), size)):
+            batch = self.renderer.collate([self._row(i) for i in chosen])
+            step.append(self.buffer.attach(batch, chosen, self.reported, fresh=place == 0))
+        return step + self._mix(float(self.objective.weight(self.buffer.mask[rows])))
+
+    def _mix(self, weight: float) -> list[dict[str, Any]]:
+        """Micro-batches of pretraining material for a step whose rollouts weigh ``weight``."""
+        if not self.texts:
+            return []
+        count = self.settings.pretraining_batch
+        rows = [self.texts[(self.step * count + i) % len(self.texts)] for i in range(count)]
+        scale = torch.tensor(weight / sum(sum(row.loss_mask[1:]) for row in rows))
+        size = self.settings.micro_batch or count
+        parts = (rows[i : i + size] for i in range(0, count, size))
+        return [{**self.renderer.collate(part), "pretraining.scale": scale} for part in parts]
+
+
+def members_of(judge: Judge) -> list[RewardModel]:
+    """The reward models that a judge consists of."""
+    if isinstance(judge, RewardEnsemble):
+        return [cast(RewardModel, member) for member in judge.members]
+    return [judge] if isinstance(judge, RewardModel) else []
+
+
+def _seed(*numbers: int) -> int:
+    """A seed of its own for every round and attempt."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

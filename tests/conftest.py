@@ -83,15 +83,16 @@ def assistant(renderer, language_model):
 
 @pytest.fixture
 def talker(assistant, renderer, conversations):
-    """The assistant, having learned no more than to end its turns soon."""
+    """The assistant, having learned no more than to end its turns soon, sometimes with an end of text."""
     learned = torch.optim.Adam(assistant.model.language_model.parameters(), lr=1e-2)
     generator = torch.Generator().manual_seed(0)
     prompts = [renderer.prompt(turns) for turns in conversations for _ in range(3)]
     for _ in range(30):
         rows = []
-        for prompt in prompts:
+        for number, prompt in enumerate(prompts):
+            end = renderer.end_id if number % 5 else renderer.tokenizer.eos_token_id
             words = torch.randint(10, 320, (int(torch.randint(0, 6, (), generator=generator)),), generator=generator)
-            rows.append(renderer.answered(prompt, [*words.tolist(), renderer.end_id]))
+            rows.append(renderer.answered(prompt, [*words.tolist(), end]))
         batch = renderer.collate(rows)
         loss = -token_logprobs(assistant, batch)[0].sum() / batch["loss_mask"].sum()
         learned.zero_grad()

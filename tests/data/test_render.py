@@ -29,6 +29,14 @@ QWEN3 = (
     "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+HERMES = (
+    "{% if tools %}{{ '<|im_start|>system\n<tools>' }}{% for t in tools %}{{ t | tojson }}{% endfor %}"
+    "{{ '</tools> Call one as <tool_call>...</tool_call><|im_end|>\n' }}{% endif %}"
+    "{% for m in messages %}{% if m['role'] == 'tool' %}"
+    "{{ '<|im_start|>user\n<tool_response>\n' + m['content'] + '\n</tool_response><|im_end|>\n' }}{% else %}"
+    "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 TALK = [
     Message.of("user", "How many dogs?"),
     Message.of("assistant", "Three dogs."),
@@ -99,6 +107,79 @@ def test_a_prompt_with_its_answer_is_the_demonstration(renderer):
     both = renderer.answered(prompt, answer)
     assert whole.input_ids[: len(both)] == both.input_ids
     assert whole.loss_mask[: len(both)] == both.loss_mask
+
+
+@pytest.mark.parametrize(
+    ("template", "between"),
+    [
+        (CHATML, "\n<|im_start|>tool\n3 狗<|im_end|>\n<|im_start|>assistant\n"),
+        (LLAMA3, "<|im_start|>tool<|im_start|>\n\n3 狗<|im_end|><|im_start|>assistant<|im_start|>\n\n"),
+        (QWEN3, "\n<|im_start|>tool\n3 狗<|im_end|>\n<|im_start|>assistant\n"),
+        (
+            HERMES,
+            "\n<|im_start|>user\n<tool_response>\n3 狗\n</tool_response><|im_end|>\n<|im_start|>assistant\n",
+        ),
+    ],
+    ids=["chatml", "llama3", "qwen3", "hermes"],
+)
+def test_what_stands_between_two_turns_is_what_the_template_adds(tokenizer, template, between):
+    renderer = with_template(tokenizer, template)
+    for told in (renderer, renderer.with_tools([{"name": "count"}])):
+        before = told.prompt(TALK[:1]).input_ids
+        added = told.between(TALK[:1], Message.of("tool", "3 狗"))
+        assert told.tokenizer.decode(added) == between
+        again = told.between([*TALK[:2], Message.of("tool", "3 狗")], Message.of("user", "Why?"))
+        three = [*TALK[:2], Message.of("tool", "3 狗"), *TALK[1:2], Message.of("user", "Why?")]
+        answer = told.answer(TALK[1].text)
+        assert [*before, *answer, *added, *answer, *again] == told.prompt(three).input_ids
+
+
+def test_pictures_change_nothing_about_what_stands_between(renderer):
+    talk = [Message.of("user", "What?", picture(1), picture(2))]
+    added = renderer.between(talk, Message.of("tool", "a dog"))
+    assert renderer.tokenizer.decode(added) == "<|tool|>a dog<|end|><|assistant|>"
+    row, answer = renderer.prompt(talk), renderer.answer("Three dogs.")
+    whole = renderer.prompt([*talk, TALK[1], Message.of("tool", "a dog")])
+    said = [True] * len(answer) + [False] * len(added)
+    ours = renderer.answered(row, [*answer, *added], said)
+    assert ours.input_ids == whole.input_ids and ours.loss_mask == [False] * len(row) + said
+
+
+@pytest.mark.parametrize(
+    ("template", "problem"),
+    [
+        ("{{ messages | length }}" + CHATML, "rewrites earlier turns"),
+        (CHATML.replace("in messages", "in messages if m['role'] != 'tool'"), "leaves out what a tool says"),
+        (
+            "{% if messages[2] %}{{ raise_exception('no third') }}{% endif %}" + CHATML,
+            "of user, assistant, tool .no third",
+        ),
+    ],
+)
+def test_a_template_that_cannot_go_on_is_refused(tokenizer, template, problem):
+    renderer = with_template(tokenizer, template)
+    with pytest.raises(ChatwrightError, match=problem):
+        renderer.between(TALK[:1], Message.of("tool", "3"))
+
+
+def test_tools_are_told_by_the_template_or_the_system_message(tokenizer):
+    schemas = [{"name": "count", "description": "数"}]
+    told = with_template(tokenizer, HERMES).with_tools(schemas)
+    text = told.tokenizer.decode(told.prompt(TALK[:1]).input_ids)
+    assert text.count('{"name": "count", "description": "数"}') == 1 and "# Tools" not in text
+    for begin in ([], [Message.of("system", "Be brief.")]):
+        told = with_template(tokenizer, CHATML).with_tools(schemas)
+        text = told.tokenizer.decode(told.prompt([*begin, *TALK[:1]]).input_ids)
+        assert text.count("<|im_start|>system\n") == 1 and text.count("Be brief.\n\n# Tools") == len(begin)
+        assert text.count('<tools>\n{"name": "count", "description": "数"}\n</tools>') == 1
+        assert supervised(told, [*begin, *TALK]) == "Three dogs.<|im_end|>|一只狗<|im_end|>"
+
+
+def test_a_text_from_outside_is_never_obeyed(renderer):
+    text = renderer.plain("see <image><|end|> and <|<|end|>end|> \ud800")
+    assert text == "see < image>< |end|> and <|< |end|>end|> ?"
+    row = renderer.prompt([Message.of("user", text)])
+    assert not row.media and sum(i in renderer.special_ids for i in row.input_ids) == 3  # user, end, assistant
 
 
 def test_collate_pads_either_side_and_counts_real_positions(renderer):

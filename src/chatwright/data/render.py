@@ -148,7 +148,7 @@ class Renderer:
         telling.tools = list(schemas)
         if CALL not in telling._templates([telling._chat([Message.of("user", "a")])], generate=True)[0]:
             telling.tools = None
-            telling.instructions = TOOLS.format("\n".join(json.dumps(schema, ensure_ascii=False) for schema in schemas))
+            telling.instructions = tool_instructions(schemas)
         return telling
 
     def demonstration(self, messages: Sequence[Message]) -> Rendered:
@@ -323,7 +323,7 @@ class Renderer:
         except jinja2.TemplateError as error:
             roles = ", ".join(message["role"] for message in max(chats, key=len))
             raise ChatwrightError(
-                f"{self.name}: the chat template refuses {roles}: {error}; use another one"
+                f"{self.name}: the chat template refuses a conversation of {roles} ({error}); use one that takes it"
             ) from error
 
     def _content(self, message: Message) -> str | list[dict[str, Any]]:
@@ -392,6 +392,11 @@ class Renderer:
                     f"{self.name}: the processor changes the text around pictures; it cannot be masked"
                 )
         return wide
+
+
+def tool_instructions(schemas: Sequence[dict[str, Any]]) -> str:
+    """What the system message tells of tools where the chat template does not: their JSON schemas, and how to call."""
+    return TOOLS.format("\n".join(json.dumps(schema, ensure_ascii=False) for schema in schemas))
 
 
 def _media_of(messages: Sequence[Message]) -> list[Part]:

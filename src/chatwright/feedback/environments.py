@@ -44,7 +44,7 @@ def reply_of(environment: Environment, prompt: Prompt, turns: Sequence[Message])
         return None
     if not isinstance(reply, Message) or reply.role not in ("tool", "user"):
         raise ChatwrightError(
-            f"the environment returned {reply!r:.60}; return Message.of('tool', ...), a user's or None"
+            f"the environment returned {reply!r:.60}; return None or a Message of the role tool or user"
         )
     if any(part.type != "text" for part in reply.content):
         raise ChatwrightError("the environment returned more than text; pictures can be part of the prompt only")

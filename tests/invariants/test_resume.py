@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -44,6 +44,11 @@ def course(**changes) -> Training:
 def shortness(prompt: Prompt, text: str) -> float:
     """What the policy is paid for where no reward model judges."""
     return -float(len(text))
+
+
+def more(prompt: Prompt, turns: Sequence[Message]) -> Message:
+    """What answers the policy between its turns."""
+    return Message.of("user", "?")
 
 
 def _execute(stage: Stage, out: Path) -> None:
@@ -119,7 +124,8 @@ STAGES: dict[str, Callable[[Path], Stage]] = {
     ),
     "dapo": lambda made: RL(
         str(made / "sft"), made / "demonstrations.parquet", verifier="tests.invariants.test_resume:shortness",
-        method="dapo", responses=4, iterations=3, rollouts=8, minibatches=2, max_new_tokens=8, training=course(),
+        environment="tests.invariants.test_resume:more", turns=2, method="dapo", responses=4, iterations=3, rollouts=8,
+        minibatches=2, max_new_tokens=16, training=course(),
     ),
     "prefer": lambda made: Prefer(
         str(made / "sft"), made / "annotate/comparisons.parquet", made / "annotate/comparisons_heldout.parquet", "kto",

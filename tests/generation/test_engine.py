@@ -1,3 +1,4 @@
+import json
 from collections import deque
 
 import pytest
@@ -255,3 +256,39 @@ def test_it_stops_at_stop_tokens_and_tells_alternatives(language_model, renderer
     assert all(len(several) == 3 for several in whole.alternatives)
     (cut,) = engine.generate(conversations[:1], Sampling(8, 0, stop_tokens=(whole.tokens[3],)))[0]
     assert cut.tokens == whole.tokens[: whole.tokens.index(whole.tokens[3]) + 1] and cut.finish_reason == "stop"
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"animal": {"enum": ["dog", "狗"]}, "count": {"type": "integer", "minimum": 1, "maximum": 5}},
+    "required": ["animal", "count"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("temperature", [0, 1.5])
+def test_an_answer_keeps_to_its_schema_beside_free_ones(temperature, language_model, renderer, conversations):
+    engine = Engine(language_model, renderer)
+    asked = Sampling(60, temperature, schema=json.dumps(SCHEMA))
+    prompt = renderer.prompt(conversations[0])
+    free = engine.request(renderer.prompt(conversations[3]), Sampling(30, temperature))
+    kept = engine.request(prompt, asked, n=4)
+    with engine.decoder() as decoder:
+        decoder.admit(deque([kept, free]))
+        while decoder.rows:
+            decoder.step()
+    for row in kept.rows:
+        answer = engine.complete(row)
+        found = json.loads(answer.text)
+        assert answer.finish_reason == "stop" and set(found) == {"animal", "count"}
+        assert found["animal"] in ("dog", "狗") and 1 <= found["count"] <= 5
+        assert all(logprob <= 0 for logprob in answer.logprobs)
+    alone = engine.generate([conversations[3]], Sampling(30, temperature))[0][0]
+    assert free.rows[0].tokens == alone.tokens
+
+
+def test_a_schema_that_cannot_be_enforced_is_refused(language_model, renderer, conversations):
+    engine = Engine(language_model, renderer)
+    for schema in ({"type": "dog"}, {"$ref": "http://somewhere/else"}):
+        with pytest.raises(ChatwrightError, match="the JSON schema cannot be used"):
+            engine.generate(conversations[:1], Sampling(schema=json.dumps(schema)))

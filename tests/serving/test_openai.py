@@ -8,9 +8,11 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import httpx
 import openai
+import pydantic
 import pytest
 import torch
 import uvicorn
@@ -165,6 +167,22 @@ def test_log_likelihoods_of_a_text_are_those_of_the_model(running):
             assert found.text_offset[0] == 0 and found.text_offset == sorted(found.text_offset)
     nothing = running.client.completions.create(model="tiny", prompt=ids, max_tokens=0, logprobs=1, echo=True)
     assert len(nothing.choices[0].logprobs.tokens) == len(ids) and nothing.usage.completion_tokens == 0
+
+
+def test_answers_as_json(running):
+    class Animals(pydantic.BaseModel):
+        kind: Literal["dog", "cat"]
+        count: int = pydantic.Field(ge=1, le=5)
+
+    parsed = running.client.chat.completions.parse(model="tiny", messages=DOGS, response_format=Animals, max_tokens=60)
+    assert 1 <= parsed.choices[0].message.parsed.count <= 5
+    asked = {"model": "tiny", "messages": DOGS, "max_tokens": 90, "seed": 1, "response_format": {"type": "json_object"}}
+    said = running.client.chat.completions.create(**asked).choices[0]
+    assert said.finish_reason == "length" or isinstance(json.loads(said.message.content), dict)
+    assert said.message.content.startswith("{")
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "dog"}}}
+    with pytest.raises(openai.BadRequestError, match="the JSON schema cannot be used"):
+        running.client.chat.completions.create(model="tiny", messages=DOGS, response_format=schema)
 
 
 def test_plain_completions_of_texts_and_token_ids(running):

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from chatwright.data.render import Rendered, Renderer
 from chatwright.generation.cache import SlotCache, bytes_per_token
+from chatwright.generation.constraint import Constraint
 from chatwright.generation.sampling import Sampling, distribution, draw, most_likely
 
 JOIN = 0.25  # of the rows: fewer free ones wait for more, as reading prompts together is cheaper
@@ -28,6 +29,7 @@ class Row:
     sampling: Sampling
     room: int
     uniforms: np.ndarray | None
+    constraint: Constraint | None = None
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     alternatives: list[list[tuple[int, float]]] = field(default_factory=list)
@@ -136,6 +138,9 @@ class Decoder:
             logits = self.logits.float() if len(alike) == 1 else self.logits[slots].float()
             # A placeholder without its media would be a row that no forward pass accepts again.
             logits[:, self.unsaid] = float("-inf")
+            for place, row in enumerate(rows):
+                if row.constraint:
+                    row.constraint.exclude(logits[place])
             sampling = rows[0].sampling
             penalised = rows if sampling.repetition_penalty != 1 else []
             logits = distribution(logits, sampling, [[*row.prompt.input_ids, *row.tokens] for row in penalised])
@@ -148,6 +153,8 @@ class Decoder:
             for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True):
                 row.tokens.append(token)
                 row.logprobs.append(logprob)
+                if row.constraint:
+                    row.constraint.accept(token)
                 row.finish = row.finish or self._finish(row)
 
     def _finish(self, row: Row) -> Literal["stop", "length"] | None:

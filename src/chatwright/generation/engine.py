@@ -8,6 +8,7 @@ counted from their own first token, and every sample has its own stream of rando
 """
 
 import hashlib
+import json
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from transformers import PreTrainedModel
 from chatwright.data.records import Message
 from chatwright.data.render import Rendered, Renderer
 from chatwright.errors import ChatwrightError
+from chatwright.generation.constraint import Constraint
 from chatwright.generation.decoder import Decoder, Request, Row
 from chatwright.generation.sampling import Sampling, stream_of_uniforms
 
@@ -163,14 +165,21 @@ class Engine:
         """What a decoder takes: a prompt and n rows, which are the samples from number ``first`` on.
 
         A sample's random numbers are decided by the seed, the content of the prompt and its number.
+
+        Raises:
+            ChatwrightError: the sampling's schema cannot be enforced.
         """
         # The last token needs no place in the context, as nothing follows it.
         room = min(sampling.max_new_tokens, self.context - len(prompt) + 1)
-        streams: list[np.ndarray | None] = [None] * n
-        if sampling.temperature:
-            key = _digest(prompt)
-            streams = [stream_of_uniforms(sampling.seed, key, first + i, room) for i in range(n)]
-        return Request(prompt, [Row(prompt, sampling, room, stream) for stream in streams])
+        rows, key = [], _digest(prompt)
+        for number in range(first, first + n):
+            uniforms = stream_of_uniforms(sampling.seed, key, number, room) if sampling.temperature else None
+            constraint = None
+            if sampling.schema is not None:
+                words = len(self.model.get_output_embeddings().weight)
+                constraint = Constraint(self.renderer, words, json.loads(sampling.schema))
+            rows.append(Row(prompt, sampling, room, uniforms, constraint))
+        return Request(prompt, rows)
 
     def complete(self, row: Row) -> Completion:
         """The answer of a row that has ended."""

@@ -74,7 +74,9 @@ def _picture(url: str, param: str, limits: Limits) -> Part:
     return part
 
 
-def sampling_of(asked: Sampled, most: int | None, alternatives: int, limits: Limits) -> Sampling:
+def sampling_of(
+    asked: Sampled, most: int | None, alternatives: int, limits: Limits, schema: str | None = None
+) -> Sampling:
     """How to draw the answers to a request; ``most`` are the tokens that the client allows."""
     if asked.n > limits.n:
         raise ApiError(400, f"n is {asked.n}; at most {limits.n} answers are given to a prompt", "n")
@@ -87,6 +89,7 @@ def sampling_of(asked: Sampled, most: int | None, alternatives: int, limits: Lim
         top_p=asked.top_p,
         seed=seed,
         stop=asked.stops,
+        schema=schema,
         alternatives=alternatives,
     )
 

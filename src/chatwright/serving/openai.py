@@ -5,7 +5,7 @@ import base64
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,7 +70,8 @@ def routes(served: Served) -> APIRouter:
         served.check(asked.model)
         engine = served.service.engine
         prompt = await run_in_threadpool(_conversation, engine, asked, served.limits)
-        sampling = sampling_of(asked, asked.limit, asked.top_logprobs, served.limits)
+        schema = asked.response_format.schema_text if asked.response_format else None
+        sampling = sampling_of(asked, asked.limit, asked.top_logprobs, served.limits, schema)
         made = Chat(asked, engine)
         return await _answer(served, made, asked.stream, engine, [prompt], sampling, asked.n, request)
 
@@ -235,13 +236,7 @@ async def _answer(
     def changed() -> None:
         loop.call_soon_threadsafe(news.set)
 
-    tickets: list[Ticket] = []
-    try:
-        for prompt in prompts:
-            tickets.append(served.service.submit(engine, prompt, sampling, n, changed))
-    except ChatwrightError:
-        _cancel(tickets)
-        raise
+    tickets = await run_in_threadpool(_submit, served.service, engine, prompts, sampling, n, changed)
     rows = [Progress(row, engine) for ticket in tickets for row in ticket.request.rows]
     if stream:
         wants_usage = made.asked.wants_usage
@@ -261,6 +256,25 @@ async def _answer(
             raise ApiError(500, ticket.error)
     answers = [(progress, *(progress.news() or ("", []))) for progress in rows]
     return JSONResponse({**made.whole(answers), "usage": _usage(prompts, rows)})
+
+
+def _submit(
+    service: Service,
+    engine: Engine,
+    prompts: list[Rendered],
+    sampling: Sampling,
+    n: int,
+    changed: Callable[[], None],
+) -> list[Ticket]:
+    """All prompts of a request, or none of them."""
+    tickets: list[Ticket] = []
+    try:
+        for prompt in prompts:
+            tickets.append(service.submit(engine, prompt, sampling, n, changed))
+    except ChatwrightError:
+        _cancel(tickets)
+        raise
+    return tickets
 
 
 async def _events(

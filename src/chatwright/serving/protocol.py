@@ -4,9 +4,12 @@ Fields that only tune OpenAI's own service (``store``, ``service_tier``, ``user`
 one that would change the answer and cannot be honoured is refused.
 """
 
+import json
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, model_validator
+
+from chatwright.generation.constraint import ANY_OBJECT
 
 MOST_STOPS = 16
 MOST_ALTERNATIVES = 20
@@ -39,6 +42,30 @@ class ChatMessage(Strict):
 
 class StreamOptions(Strict):
     include_usage: bool = False
+
+
+class JsonSchema(Strict):
+    name: str = ""
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(Strict):
+    """How a chat is to be answered: as text, as any JSON object, or as JSON of a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _with_schema(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema belongs to the type json_schema, and to it alone")
+        return self
+
+    @property
+    def schema_text(self) -> str | None:
+        if self.type == "text":
+            return None
+        return json.dumps(self.json_schema.schema_ if self.json_schema else ANY_OBJECT)
 
 
 class Sampled(Strict):
@@ -80,6 +107,7 @@ class ChatRequest(Sampled):
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=MOST_ALTERNATIVES)
+    response_format: ResponseFormat | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

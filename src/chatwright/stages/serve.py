@@ -2,6 +2,7 @@
 
 import hmac
 import secrets
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -45,6 +46,12 @@ class Serve(Stage):
     queue: int = 128
 
     def run(self, out: Path) -> None:
+        try:
+            listener = socket.create_server((self.host, self.port))
+        except OSError as error:
+            raise ChatwrightError(
+                f"{self.host}:{self.port}: {error.strerror}; choose another --host or --port"
+            ) from error
         folder = checkpoint_of(self.model)
         engine = Engine(load_model(folder).to(best_device()), Renderer.load(folder), self.batch_size)
         key = self.api_key or f"cw-{secrets.token_urlsafe(32)}"
@@ -55,8 +62,8 @@ class Serve(Stage):
             Served(Service(engine, self.queue), name),
             lambda sent: hmac.compare_digest(sent.encode(), key.encode()),
         )
-        server = uvicorn.Server(uvicorn.Config(app, self.host, self.port, log_level="warning", access_log=False))
-        console.print(f"{name} at http://{self.host}:{self.port}/v1")
+        console.print(f"{name} at http://{self.host}:{listener.getsockname()[1]}/v1")
         if not self.api_key:
             console.print(f"API key:   {key}", soft_wrap=True)
-        server.run()
+        with listener:
+            uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run([listener])

@@ -8,6 +8,7 @@ from chatwright.data.records import Message
 from chatwright.data.render import Rendered, Renderer
 from chatwright.errors import ChatwrightError
 from chatwright.generation.cache import bytes_per_token
+from chatwright.generation.constraint import json_form
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
 
@@ -269,7 +270,7 @@ SCHEMA = {
 @pytest.mark.parametrize("temperature", [0, 1.5])
 def test_an_answer_keeps_to_its_schema_beside_free_ones(temperature, language_model, renderer, conversations):
     engine = Engine(language_model, renderer)
-    asked = Sampling(60, temperature, schema=json.dumps(SCHEMA))
+    asked = Sampling(60, temperature, form=json_form(SCHEMA))
     prompt = renderer.prompt(conversations[0])
     free = engine.request(renderer.prompt(conversations[3]), Sampling(30, temperature))
     kept = engine.request(prompt, asked, n=4)
@@ -285,10 +286,3 @@ def test_an_answer_keeps_to_its_schema_beside_free_ones(temperature, language_mo
         assert all(logprob <= 0 for logprob in answer.logprobs)
     alone = engine.generate([conversations[3]], Sampling(30, temperature))[0][0]
     assert free.rows[0].tokens == alone.tokens
-
-
-def test_a_schema_that_cannot_be_enforced_is_refused(language_model, renderer, conversations):
-    engine = Engine(language_model, renderer)
-    for schema in ({"type": "dog"}, {"$ref": "http://somewhere/else"}):
-        with pytest.raises(ChatwrightError, match="the JSON schema cannot be used"):
-            engine.generate(conversations[:1], Sampling(schema=json.dumps(schema)))

@@ -24,7 +24,7 @@ from chatwright.generation.reading import embed, read
 from chatwright.generation.sampling import Sampling
 from chatwright.generation.service import Service
 from chatwright.models import build
-from chatwright.serving.answers import Limits, plain_prompt, token_bytes
+from chatwright.serving.answers import Limits, Said, plain_prompt, token_bytes
 from chatwright.serving.app import create_app
 from chatwright.serving.openai import Served
 
@@ -183,6 +183,88 @@ def test_answers_as_json(running):
     schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "dog"}}}
     with pytest.raises(openai.BadRequestError, match="the JSON schema cannot be used"):
         running.client.chat.completions.create(model="tiny", messages=DOGS, response_format=schema)
+
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather", "description": "The weather of a city.",
+        "parameters": {
+            "type": "object", "properties": {"city": {"enum": ["Oslo", "北京"]}}, "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}  # fmt: skip
+CALL_A = '<tool_call>{"name": "a", "arguments": {}}</tool_call>'
+CLOCK = {"type": "function", "function": {"name": "clock"}}
+NAMED = {"type": "function", "function": {"name": "weather"}}
+
+
+@pytest.fixture
+def roomy(running, monkeypatch) -> Running:
+    """With room for what the system message tells of tools."""
+    monkeypatch.setattr(running.engine.model.config.get_text_config(), "max_position_embeddings", 2048)
+    return running
+
+
+@pytest.mark.parametrize("choice", [NAMED, "required"])
+def test_a_required_tool_is_called(choice, roomy):
+    asked = {"model": "tiny", "messages": DOGS, "tools": [WEATHER, CLOCK], "tool_choice": choice, "seed": 3, "n": 2}
+    whole = roomy.client.chat.completions.create(**asked)
+    calls, finishes = {}, {}
+    for chunk in roomy.client.chat.completions.create(**asked, stream=True):
+        (told,) = chunk.choices
+        finishes[told.index] = told.finish_reason
+        assert not told.delta.content
+        for call in told.delta.tool_calls or []:
+            assert call.index == 0 and call.id.startswith("call_")
+            calls[told.index] = (call.function.name, call.function.arguments)
+    for one in whole.choices:
+        if one.finish_reason == "length":
+            continue
+        assert one.finish_reason == finishes[one.index] == "tool_calls" and one.message.content is None
+        (call,) = one.message.tool_calls
+        assert (call.function.name, call.function.arguments) == calls[one.index]
+        if choice is NAMED:
+            assert call.function.name == "weather" and json.loads(call.function.arguments)["city"] in ("Oslo", "北京")
+    assert {one.finish_reason for one in whole.choices} - {"length"} == {"tool_calls"}
+
+
+def test_what_a_tool_found_is_read_and_never_obeyed(roomy):
+    call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+    asked = [*DOGS, {"role": "assistant", "tool_calls": [call]}]
+    texts = []
+    for found in ("rain", "sun", f"sun {build.END_OF_TEXT}"):
+        messages = [*asked, {"role": "tool", "tool_call_id": "call_1", "content": found}]
+        answer = roomy.client.chat.completions.create(
+            model="tiny", messages=messages, tools=[WEATHER], tool_choice="none", temperature=0, max_tokens=8
+        )
+        texts.append((answer.usage.prompt_tokens, answer.choices[0].message.content))
+    assert len(set(texts)) == 3
+    call["function"]["arguments"] = "{"
+    with pytest.raises(openai.BadRequestError, match="the arguments of weather are not JSON"):
+        roomy.client.chat.completions.create(model="tiny", messages=asked)
+
+
+@pytest.mark.parametrize(
+    ("text", "content", "calls"),
+    [
+        ("no call", "no call", 0),
+        (f"Let me see. {CALL_A}", "Let me see.", 1),
+        (f"{CALL_A} {CALL_A} So.", "So.", 2),
+        ("<tool_call>{broken</tool_call>", "<tool_call>{broken</tool_call>", 0),
+        (CALL_A[:-12], CALL_A[:-12], 0),
+        (CALL_A.replace('"a"', "3"), CALL_A.replace('"a"', "3"), 0),
+    ],
+)
+def test_calls_leave_the_text_and_what_is_no_call_stays(text, content, calls):
+    said = Said.of(text)
+    assert (said.content, len(said.calls)) == (content, calls)
+    told = ""
+    for end in range(len(text) + 1):
+        begun = Said.begun(text[:end])
+        assert begun.startswith(told) and content.startswith(begun), "what was told once stays told"
+        told = begun
 
 
 def test_plain_completions_of_texts_and_token_ids(running):

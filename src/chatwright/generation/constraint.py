@@ -4,6 +4,7 @@ The automaton is that of `llguidance` (https://github.com/guidance-ai/llguidance
 """
 
 import json
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -17,27 +18,59 @@ from chatwright.data.render import Renderer
 from chatwright.errors import ChatwrightError
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
+COMPACT = {"whitespace_flexible": False}
+
+
+def json_form(schema: dict[str, Any]) -> str:
+    """The form of JSON that a JSON schema admits.
+
+    Raises:
+        ChatwrightError: it is no schema, or uses what cannot be enforced.
+    """
+    return _checked(lambda: LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=COMPACT))
+
+
+def call_form(schemas: Sequence[dict[str, Any]]) -> str:
+    """The form of a call of one of the functions, ``{"name", "parameters"}`` each, as `feedback.environments` has it.
+
+    Raises:
+        ChatwrightError: as `json_form`.
+    """
+    calls = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": schema["name"]}, "arguments": schema.get("parameters") or ANY_OBJECT},
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        }
+        for schema in schemas
+    ]
+    call = json.dumps({"anyOf": calls, "x-guidance": COMPACT})
+    return _checked(lambda: LLMatcher.grammar_from_lark(f'start: "<tool_call>" %json {call} "</tool_call>"'))
+
+
+def _checked(grammar: Callable[[], str]) -> str:
+    try:
+        made = grammar()
+        problem = LLMatcher.validate_grammar(made)
+    except ValueError as error:
+        problem = str(error)
+    if problem:
+        raise ChatwrightError(f"the JSON schema cannot be used: {problem.strip().splitlines()[0]}")
+    return made
 
 
 class Constraint:
-    """The state of one answer that has to be JSON of a schema.
+    """The state of one answer that keeps to a form.
 
     Args:
         words: the size of the model's vocabulary, which may be larger than the tokenizer's.
-
-    Raises:
-        ChatwrightError: the schema is not one, or uses what cannot be enforced.
+        form: what `json_form` or `call_form` gives.
     """
 
-    def __init__(self, renderer: Renderer, words: int, schema: dict[str, Any]):
+    def __init__(self, renderer: Renderer, words: int, form: str):
         self._end = renderer.end_id
-        try:
-            grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides={"whitespace_flexible": False})
-        except ValueError as error:
-            raise ChatwrightError(f"the JSON schema cannot be used: {error}") from error
-        self._matcher = LLMatcher(_tokenizer(renderer, words), grammar)
-        if problem := self._matcher.get_error():
-            raise ChatwrightError(f"the JSON schema cannot be used: {problem.strip().splitlines()[0]}")
+        self._matcher = LLMatcher(_tokenizer(renderer.tokenizer, words, self._end), form)
 
     def exclude(self, logits: Tensor) -> None:
         """Set the logits [V] of tokens that cannot come next to minus infinity; the end comes when nothing else can."""
@@ -53,5 +86,5 @@ class Constraint:
 
 
 @lru_cache(maxsize=2)
-def _tokenizer(renderer: Renderer, words: int) -> LLTokenizer:
-    return from_tokenizer(renderer.tokenizer, n_vocab=words, eos_token=renderer.end_id)
+def _tokenizer(tokenizer: Any, words: int, end: int) -> LLTokenizer:
+    return from_tokenizer(tokenizer, n_vocab=words, eos_token=end)

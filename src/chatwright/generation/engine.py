@@ -8,7 +8,6 @@ counted from their own first token, and every sample has its own stream of rando
 """
 
 import hashlib
-import json
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -165,9 +164,6 @@ class Engine:
         """What a decoder takes: a prompt and n rows, which are the samples from number ``first`` on.
 
         A sample's random numbers are decided by the seed, the content of the prompt and its number.
-
-        Raises:
-            ChatwrightError: the sampling's schema cannot be enforced.
         """
         # The last token needs no place in the context, as nothing follows it.
         room = min(sampling.max_new_tokens, self.context - len(prompt) + 1)
@@ -175,9 +171,8 @@ class Engine:
         for number in range(first, first + n):
             uniforms = stream_of_uniforms(sampling.seed, key, number, room) if sampling.temperature else None
             constraint = None
-            if sampling.schema is not None:
-                words = len(self.model.get_output_embeddings().weight)
-                constraint = Constraint(self.renderer, words, json.loads(sampling.schema))
+            if sampling.form:
+                constraint = Constraint(self.renderer, len(self.model.get_output_embeddings().weight), sampling.form)
             rows.append(Row(prompt, sampling, room, uniforms, constraint))
         return Request(prompt, rows)
 

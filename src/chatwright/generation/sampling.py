@@ -26,7 +26,7 @@ class Sampling:
         seed: the same seed, prompt and model give the same answer, whatever else is in the batch.
         stop: an answer ends before the first of these texts.
         stop_tokens: an answer ends with one of these, as with the stop tokens of the model.
-        schema: a JSON schema, as JSON; the answer is JSON that it admits, unless the tokens run out before its end.
+        form: what the answer has to keep to (`chatwright.generation.constraint`), unless its tokens run out before.
         alternatives: how many of the most likely tokens are told at every place.
     """
 
@@ -38,7 +38,7 @@ class Sampling:
     seed: int = 0
     stop: tuple[str, ...] = ()
     stop_tokens: tuple[int, ...] = ()
-    schema: str | None = None
+    form: str = ""
     alternatives: int = 0
 
     def __post_init__(self) -> None:

@@ -1,6 +1,8 @@
 """From a client's request to what the engine takes, and from its rows to what the client reads."""
 
+import json
 import secrets
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,13 +12,14 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from chatwright.data import media
 from chatwright.data.records import Message, Part
-from chatwright.data.render import Rendered, Renderer
+from chatwright.data.render import CALL, Rendered, Renderer
 from chatwright.errors import ChatwrightError
+from chatwright.feedback.environments import CALLS
 from chatwright.generation.decoder import Row
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
 from chatwright.serving.errors import ApiError
-from chatwright.serving.protocol import ChatMessage, Sampled
+from chatwright.serving.protocol import ChatMessage, Sampled, ToolCall
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,10 @@ class Limits:
     tokens: int = 4096
 
 
-def messages_of(messages: Sequence[ChatMessage], limits: Limits) -> list[Message]:
-    """The conversation as our records have it; pictures are data URLs.
+def messages_of(messages: Sequence[ChatMessage], renderer: Renderer, limits: Limits) -> list[Message]:
+    """The conversation as our records have it; pictures are data URLs, and calls stand in the text.
+
+    What a tool returned is nobody's prompt: special tokens in it become plain text.
 
     Raises:
         ApiError: a picture is not given as a data URL, cannot be read, or is too large; or there are too many.
@@ -54,10 +59,25 @@ def messages_of(messages: Sequence[ChatMessage], limits: Limits) -> list[Message
             if pictures > limits.images:
                 raise ApiError(400, f"more than {limits.images} pictures; send fewer", param)
             parts.append(_picture(part.image_url.url, param, limits))
-        if content is None:
-            parts.append(Part.of_text(str(message.content)))
+        if isinstance(message.content, str):
+            parts.append(Part.of_text(message.content))
+        if message.role == "tool":
+            parts = [Part.of_text(renderer.plain(part.text or "")) for part in parts]
+        if message.tool_calls:
+            parts.append(Part.of_text("\n".join(map(_call_text, message.tool_calls))))
         found.append(Message("system" if message.role == "developer" else message.role, tuple(parts)))
     return found
+
+
+def _call_text(call: ToolCall) -> str:
+    """A call as the model has said it, or would have."""
+    arguments = call.function.arguments or "{}"
+    try:
+        json.loads(arguments)
+    except ValueError as error:
+        raise ApiError(400, f"the arguments of {call.function.name} are not JSON ({error})", "messages") from error
+    name = json.dumps(call.function.name, ensure_ascii=False)
+    return f'<tool_call>{{"name": {name}, "arguments": {arguments}}}</tool_call>'
 
 
 def _picture(url: str, param: str, limits: Limits) -> Part:
@@ -74,9 +94,7 @@ def _picture(url: str, param: str, limits: Limits) -> Part:
     return part
 
 
-def sampling_of(
-    asked: Sampled, most: int | None, alternatives: int, limits: Limits, schema: str | None = None
-) -> Sampling:
+def sampling_of(asked: Sampled, most: int | None, alternatives: int, limits: Limits, form: str = "") -> Sampling:
     """How to draw the answers to a request; ``most`` are the tokens that the client allows."""
     if asked.n > limits.n:
         raise ApiError(400, f"n is {asked.n}; at most {limits.n} answers are given to a prompt", "n")
@@ -89,7 +107,7 @@ def sampling_of(
         top_p=asked.top_p,
         seed=seed,
         stop=asked.stops,
-        schema=schema,
+        form=form,
         alternatives=alternatives,
     )
 
@@ -143,6 +161,44 @@ def visible(row: Row, renderer: Renderer, text: str) -> int:
         else:
             high = middle
     return low
+
+
+@dataclass(frozen=True)
+class Said:
+    """An answer as a client of chat completions reads it: the text outside of calls, and the calls."""
+
+    content: str
+    calls: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, text: str) -> "Said":
+        """What a whole answer says; one with a call that is not whole is text."""
+        calls = [_call_of(inside) for inside, end in CALLS.findall(text) if end]
+        if not calls or None in calls or text.count(CALL) != len(calls):
+            return cls(text, [])
+        before, *rest = (part.strip() for part in CALLS.sub("\0", text).split("\0"))
+        return cls("\n".join(part for part in (before, *rest) if part), [call for call in calls if call])
+
+    @staticmethod
+    def begun(text: str) -> str:
+        """As much of the content as is certain while the answer grows: nothing from where a call may begin."""
+        cut = text.find(CALL)
+        if cut < 0:
+            cut = len(text) - next((n for n in range(len(CALL) - 1, 0, -1) if text.endswith(CALL[:n])), 0)
+        return text[:cut].rstrip()
+
+
+def _call_of(inside: str) -> dict[str, Any] | None:
+    """The call that stands between its marks, None where there is none."""
+    try:
+        call = json.loads(inside)
+    except ValueError:
+        return None
+    match call:
+        case {"name": str(name), "arguments": dict(arguments)}:
+            function = {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False)}
+            return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
+    return None
 
 
 def chat_logprobs(row: Row, renderer: Renderer, places: Sequence[int]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from chatwright.generation.service import Service, Ticket
 from chatwright.serving.answers import (
     Limits,
     Progress,
+    Said,
     chat_logprobs,
     messages_of,
     plain_logprobs,
@@ -69,9 +70,8 @@ def routes(served: Served) -> APIRouter:
     async def chat(asked: ChatRequest, request: Request) -> Response:
         served.check(asked.model)
         engine = served.service.engine
-        prompt = await run_in_threadpool(_conversation, engine, asked, served.limits)
-        schema = asked.response_format.schema_text if asked.response_format else None
-        sampling = sampling_of(asked, asked.limit, asked.top_logprobs, served.limits, schema)
+        prompt, form = await run_in_threadpool(_conversation, engine, asked, served.limits)
+        sampling = sampling_of(asked, asked.limit, asked.top_logprobs, served.limits, form)
         made = Chat(asked, engine)
         return await _answer(served, made, asked.stream, engine, [prompt], sampling, asked.n, request)
 
@@ -111,24 +111,29 @@ def routes(served: Served) -> APIRouter:
     return router
 
 
-def _conversation(engine: Engine, asked: ChatRequest, limits: Limits) -> Rendered:
-    return engine.render(messages_of(asked.messages, limits))
+def _conversation(engine: Engine, asked: ChatRequest, limits: Limits) -> tuple[Rendered, str]:
+    """The prompt as the model reads it, and the form that its answer has to keep to."""
+    schemas = [{"type": "function", "function": schema} for schema in asked.callable]
+    renderer = engine.renderer.with_tools(schemas) if schemas else engine.renderer
+    messages = messages_of(asked.messages, renderer, limits)
+    return engine.render(renderer.prompt(messages)), asked.form
 
 
 class Chat:
-    """The two forms of a chat completion: whole, and in chunks."""
+    """The two forms of a chat completion: whole, and in chunks. Where tools may be called, calls leave the text."""
 
     def __init__(self, asked: ChatRequest, engine: Engine):
         self.asked, self.renderer = asked, engine.renderer
+        self.told = [""] * asked.n  # the content that a stream has told, by choice
         self.head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": asked.model}
 
     def whole(self, answers: Sequence[tuple[Progress, str, list[int]]]) -> dict[str, Any]:
         choices = [
             {
                 "index": index,
-                "message": {"role": "assistant", "content": text, "refusal": None},
+                "message": self._message(said := self._said(text)),
                 "logprobs": self._logprobs(progress, places),
-                "finish_reason": finish_of(progress),
+                "finish_reason": "tool_calls" if said.calls else finish_of(progress),
             }
             for index, (progress, text, places) in enumerate(answers)
         ]
@@ -138,13 +143,26 @@ class Chat:
         return self._chunk(index, {"role": "assistant", "content": "", "refusal": None}, None, None)
 
     def piece(self, index: int, progress: Progress, text: str, places: list[int]) -> dict[str, Any]:
+        if self.asked.callable:
+            content = self._said(progress.text).content if progress.ended else Said.begun(progress.text)
+            text, self.told[index] = content[len(self.told[index]) :], content
         return self._chunk(index, {"content": text}, self._logprobs(progress, places), None)
 
-    def last(self, index: int, progress: Progress) -> dict[str, Any]:
-        return self._chunk(index, {}, None, finish_of(progress))
+    def last(self, index: int, progress: Progress) -> list[dict[str, Any]]:
+        calls = self._said(progress.text).calls
+        whole = [{"index": place, **call} for place, call in enumerate(calls)]
+        end = self._chunk(index, {}, None, "tool_calls" if calls else finish_of(progress))
+        return [self._chunk(index, {"tool_calls": whole}, None, None), end] if calls else [end]
 
     def usage(self, usage: dict[str, int]) -> dict[str, Any]:
         return {**self.head, "object": "chat.completion.chunk", "choices": [], "usage": usage}
+
+    def _said(self, text: str) -> Said:
+        return Said.of(text) if self.asked.callable else Said(text, [])
+
+    def _message(self, said: Said) -> dict[str, Any]:
+        message = {"role": "assistant", "content": said.content or None if said.calls else said.content}
+        return {**message, "refusal": None, **({"tool_calls": said.calls} if said.calls else {})}
 
     def _chunk(self, index: int, delta: dict[str, Any], logprobs: Any, finish: str | None) -> dict[str, Any]:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
@@ -185,9 +203,9 @@ class Plain:
     def piece(self, index: int, progress: Progress, text: str, places: list[int]) -> dict[str, Any]:
         return {**self.head, "choices": [self._choice(index, text, progress, places)]}
 
-    def last(self, index: int, progress: Progress) -> dict[str, Any]:
+    def last(self, index: int, progress: Progress) -> list[dict[str, Any]]:
         choice = self._choice(index, "", progress, []) | {"finish_reason": finish_of(progress), "logprobs": None}
-        return {**self.head, "choices": [choice]}
+        return [{**self.head, "choices": [choice]}]
 
     def usage(self, usage: dict[str, int]) -> dict[str, Any]:
         return {**self.head, "choices": [], "usage": usage}
@@ -303,7 +321,8 @@ async def _events(
                 if text or places:
                     yield _event(made.piece(index, progress, text, places), wants_usage)
                 if progress.ended:
-                    yield _event(made.last(index, progress), wants_usage)
+                    for chunk in made.last(index, progress):
+                        yield _event(chunk, wants_usage)
         if wants_usage:
             yield _event(made.usage(_usage(prompts, rows)), False)
         yield "data: [DONE]\n\n"

@@ -4,15 +4,16 @@ Fields that only tune OpenAI's own service (``store``, ``service_tier``, ``user`
 one that would change the answer and cannot be honoured is refused.
 """
 
-import json
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, model_validator
 
-from chatwright.generation.constraint import ANY_OBJECT
+from chatwright.generation.constraint import ANY_OBJECT, call_form, json_form
 
 MOST_STOPS = 16
 MOST_ALTERNATIVES = 20
+MOST_TOOLS = 128
+NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
 Stop = Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=MOST_STOPS)]
 Tokens = Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1)]
 
@@ -35,9 +36,49 @@ class ImagePart(Strict):
     image_url: ImageUrl
 
 
+class Called(Strict):
+    name: str
+    arguments: str
+
+
+class ToolCall(Strict):
+    id: str
+    type: Literal["function"] = "function"
+    function: Called
+
+
 class ChatMessage(Strict):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
+    content: str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]] | None = None
+    tool_calls: list[ToolCall] | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError("only the assistant calls tools")
+        if self.content is None and not self.tool_calls:
+            raise ValueError("a message needs content")
+        return self
+
+
+class Function(Strict):
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    description: str = ""
+    parameters: dict[str, Any] = Field(default_factory=lambda: dict(NO_PARAMETERS))
+
+
+class Tool(Strict):
+    type: Literal["function"]
+    function: Function
+
+
+class Named(Strict):
+    name: str
+
+
+class ToolChoice(Strict):
+    type: Literal["function"]
+    function: Named
 
 
 class StreamOptions(Strict):
@@ -62,10 +103,10 @@ class ResponseFormat(Strict):
         return self
 
     @property
-    def schema_text(self) -> str | None:
+    def form(self) -> str:
         if self.type == "text":
-            return None
-        return json.dumps(self.json_schema.schema_ if self.json_schema else ANY_OBJECT)
+            return ""
+        return json_form(self.json_schema.schema_ if self.json_schema else ANY_OBJECT)
 
 
 class Sampled(Strict):
@@ -108,12 +149,36 @@ class ChatRequest(Sampled):
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=MOST_ALTERNATIVES)
     response_format: ResponseFormat | None = None
+    tools: list[Tool] = Field(default_factory=list, max_length=MOST_TOOLS)
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice = "auto"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs to be true")
+        names = [tool.function.name for tool in self.tools]
+        if len(set(names)) < len(names):
+            raise ValueError("two tools have the same name")
+        if isinstance(self.tool_choice, ToolChoice) and self.tool_choice.function.name not in names:
+            raise ValueError(f"tool_choice names {self.tool_choice.function.name!r}, which is not among the tools")
+        if self.tool_choice == "required" and not names:
+            raise ValueError("tool_choice requires a tool and there are none")
         return self
+
+    @property
+    def callable(self) -> list[dict[str, Any]]:
+        """The schemas of the functions that may be called, as templates and `call_form` take them."""
+        return [] if self.tool_choice == "none" else [tool.function.model_dump() for tool in self.tools]
+
+    @property
+    def form(self) -> str:
+        """What the answer has to keep to: a call where one is required, else the response format."""
+        if isinstance(self.tool_choice, ToolChoice):
+            wanted = self.tool_choice.function.name
+            return call_form([schema for schema in self.callable if schema["name"] == wanted])
+        if self.tool_choice == "required":
+            return call_form(self.callable)
+        return self.response_format.form if self.response_format else ""
 
     @property
     def limit(self) -> int | None:

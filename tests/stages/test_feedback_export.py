@@ -75,7 +75,9 @@ def test_an_export_is_made_again_when_somebody_has_changed_something(chats, tmp_
     path, ann = chats
     command = ["feedback", "export", "--database", str(path), "--out", str(tmp_path / "feedback")]
     assert main(command) == 0 and "16 demonstrations" in capsys.readouterr().out
-    assert main(command) == 0 and "nothing to do" in capsys.readouterr().out
+    recipe = tmp_path / "recipe.yaml"  # The same by a recipe is done already.
+    recipe.write_text(f"out: {tmp_path}\nstages:\n  feedback: {{stage: feedback export, database: {path}}}\n")
+    assert main(["run", str(recipe)]) == 0 and "finished before" in capsys.readouterr().out
     database = Database(str(path))
     with database.writing(ann) as session:
         accounts.set_consent(session, False)

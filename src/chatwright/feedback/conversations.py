@@ -131,9 +131,9 @@ def search(session: Transaction, words: str, limit: int = 100) -> Sequence[Conve
         select(Message.id)
         .join(Part, Part.message_id == Message.id)
         .where(Message.conversation_id == Conversation.id)
-        .where(func.lower(Part.text).contains(words.lower(), autoescape=True))
+        .where(Part.text.icontains(words, autoescape=True))
     )
-    in_title = func.lower(Conversation.title).contains(words.lower(), autoescape=True)
+    in_title = Conversation.title.icontains(words, autoescape=True)
     return session.scalars(_latest(session).where(or_(in_title, holds.exists())).limit(limit)).all()
 
 

@@ -1,7 +1,7 @@
 """`chatwright feedback export` and `copy` as a user runs them; what is exported trains tiny real models."""
 
 import json
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from tests.conftest import picture
@@ -14,7 +14,7 @@ from chatwright.feedback import accounts, conversations, evaluations
 from chatwright.feedback.conversations import Content
 from chatwright.feedback.database import Database
 
-SMALL = "--batch_size 8 --epochs 1 --training.precision fp32"
+SMALL = "--batch_size 4 --epochs 1 --training.precision fp32"
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def chats(tmp_path):
     with database.writing(ann) as session:
         for i in range(16):
             file = conversations.upload(session, Part.of_image(picture(i)).media, "image/png")
-            conversation, (_, hi) = talk(session, f"hello {i}", "hi")
+            conversation, (_, hi) = talk(session, f"hello {i}", "hi", key=UUID(int=i))
             content = [Content("image", sha256=file.sha256), Content("text", "What?")]
             asked = conversations.add(session, conversation, uuid4(), hi, "user", content).id
             dog, cat = (

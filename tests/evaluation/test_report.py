@@ -447,6 +447,16 @@ def test_claims_compare_as_they_say():
     assert claims.judge(Claim("", "b.score", times=1, of="c.score"), numbers).reached is None
 
 
+def test_a_claim_is_told_in_its_unit():
+    numbers = {"a": {"score": 2.5, "low": 2.25, "high": 3}, "b": {"score": 1.25}}
+    verdict = claims.judge(Claim("further", "a.score", above=True, of="b.score", unit="nats"), numbers)
+    assert verdict.reached and verdict.rule == "above 1.25 nats"
+    assert (claims.quantity(verdict.score, verdict.unit), report.span(verdict)) == ("2.5 nats", "2.25–3")
+    assert claims.judge(Claim("near", "a.score", within=0.5, of="b.score", unit="nats"), numbers).rule == (
+        "at most 0.5 nats below 1.25 nats"
+    )
+
+
 def test_mean_of_scores_weighs_tasks_alike_and_adds_variances():
     one = {"score": 0.4, "low": 0.1, "high": 0.7, "n": 10, "chance": 0.0, "by_split": {"old": made_up_score(0.4, 0)}}
     two = {"score": 0.8, "low": 0.4, "high": 1.0, "n": 90, "chance": 0.5}

@@ -15,6 +15,7 @@ class Claim:
 
     ``measure`` is the number's dotted path in ``report.json`` ("arms.sft.counting.score"). It is to be ``at_least`` a
     number, or ``times`` the number at ``of``, or not more than ``within`` below the number at ``of``, or ``above`` it.
+    ``unit`` is what it is shown in: "%" for shares, or any other, such as "nats".
     """
 
     says: str
@@ -24,6 +25,7 @@ class Claim:
     within: float | None = None
     above: bool = False
     of: str | None = None
+    unit: str = "%"
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Verdict:
     n: int | None
     reached: bool | None
     rule: str
+    unit: str = "%"
 
     @property
     def close(self) -> bool:
@@ -61,21 +64,23 @@ def judge(claim: Claim, numbers: Mapping[str, Any]) -> Verdict:
     base = None if claim.of is None else lookup(numbers, claim.of)
     target: float | None
     if claim.at_least is not None:
-        target, rule = claim.at_least, f"at least {percent(claim.at_least)}"
+        target, rule = claim.at_least, f"at least {quantity(claim.at_least, claim.unit)}"
     elif base is None:
         target, rule = None, f"compared with {claim.of}"
     elif claim.times is not None:
-        target, rule = claim.times * base, f"at least {claim.times:g} × {percent(base)} = {percent(claim.times * base)}"
+        target = claim.times * base
+        rule = f"at least {claim.times:g} × {quantity(base, claim.unit)} = {quantity(target, claim.unit)}"
     elif claim.within is not None:
         target = base - claim.within
-        rule = f"at most {100 * claim.within:g} points below {percent(base)}"
+        less = f"{100 * claim.within:g} points" if claim.unit == "%" else quantity(claim.within, claim.unit)
+        rule = f"at most {less} below {quantity(base, claim.unit)}"
     else:
-        target, rule = base, f"above {percent(base)}"
+        target, rule = base, f"above {quantity(base, claim.unit)}"
     reached = None
     if score is not None and target is not None:
         reached = score > target if claim.above else score >= target
     low, high, n = (around.get(key) for key in ("low", "high", "n"))
-    return Verdict(claim.says, claim.measure, target, score, low, high, n, reached, rule)
+    return Verdict(claim.says, claim.measure, target, score, low, high, n, reached, rule, claim.unit)
 
 
 def lookup(numbers: Mapping[str, Any], path: str) -> float | None:
@@ -117,6 +122,11 @@ def with_means(scores: dict[str, Any], means: Mapping[str, Sequence[str]]) -> di
     """An arm's scores after the means of those that it was scored on."""
     found = {name: [scores[task] for task in group if task in scores] for name, group in means.items()}
     return {name: mean_of(group) for name, group in found.items() if group} | scores
+
+
+def quantity(value: float, unit: str) -> str:
+    """A measured number as people read it: 0.8742 -> "87.4%", or "0.87 nats"."""
+    return percent(value) if unit == "%" else f"{value:.3g} {unit}".replace("-", "−")
 
 
 def percent(value: float) -> str:

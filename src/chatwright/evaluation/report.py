@@ -19,7 +19,7 @@ from chatwright.data import media
 from chatwright.data.records import Part, Prompt
 from chatwright.evaluation import figures
 from chatwright.evaluation.artifacts import Liked, Ran, picture_of
-from chatwright.evaluation.claims import Verdict, percent
+from chatwright.evaluation.claims import Verdict, percent, quantity
 from chatwright.evaluation.findings import Findings
 
 WHAT = {
@@ -124,6 +124,7 @@ def html(page: Page) -> str:
     )
     environment.filters |= {
         "percent": percent,
+        "quantity": quantity,
         "span": span,
         "duration": duration,
         "amount": amount,
@@ -259,9 +260,13 @@ def cell(value: str | float) -> str:
 
 
 def span(score: Mapping[str, Any] | Verdict) -> str:
-    """The interval of a score in per cent: "84.1–90.2"."""
-    low, high = (score.low, score.high) if isinstance(score, Verdict) else (score["low"], score["high"])
-    return "" if low is None or high is None else f"{100 * low:.1f}–{100 * high:.1f}"
+    """The interval of a score, in per cent unless it has another unit: "84.1–90.2"."""
+    if not isinstance(score, Verdict):
+        return f"{100 * score['low']:.1f}–{100 * score['high']:.1f}"
+    if score.low is None or score.high is None:
+        return ""
+    ends = (100 * score.low, 100 * score.high) if score.unit == "%" else (score.low, score.high)
+    return "–".join(f"{end:.1f}" if score.unit == "%" else f"{end:.3g}" for end in ends).replace("-", "−")
 
 
 def duration(seconds: float) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from chatwright.data.records import Demonstration, Message, Prompt
+from chatwright.data.records import Demonstration, Prompt, answered
 from chatwright.data.render import Renderer
 from chatwright.data.store import load, save
 from chatwright.errors import ChatwrightError
@@ -71,7 +71,7 @@ class BestOfN(Stage):
         answers = self._answers(prompts, order, out / "state")
         kept = [
             Demonstration(
-                (*prompts[i].messages, Message.of("assistant", answer["text"])),
+                answered(prompts[i].messages, answer["text"]),
                 {**prompts[i].meta, "score": max(answer["scores"])},
             )
             for i, answer in zip(order, answers, strict=True)

@@ -75,8 +75,8 @@ def convert(record: Record, kind: type[R], path: Path, number: int) -> R:
     """A record as the kind that is wanted.
 
     A demonstration without its last answer is a prompt with that answer as reference; a prompt with a reference is a
-    demonstration; the prompt of a comparison is a prompt. A prompt that ends with a turn of the assistant, and is marked
-    as a prompt by a reference, choices or the columns that `store.save` writes, ends with the beginning of its answer.
+    demonstration; the prompt of a comparison is a prompt. A prompt whose last turn is the assistant's (a row with a
+    reference or choices, or one that `store.save` wrote) ends with the beginning of its answer.
     """
     wanted: Record = record
     if kind is Prompt and isinstance(record, Comparison):

@@ -298,8 +298,8 @@ class Renderer:
     def decode(self, tokens: Sequence[int], prompt: Rendered | None = None) -> str:
         """The text of an answer, without special tokens and white space around it.
 
-        Where the prompt is given and ends with the beginning of the answer, it is the text from there on, with the space
-        between the two: `chatwright.data.records.answered` puts them together.
+        Where the prompt is given and ends with the beginning of the answer, it is the text from there on, with the
+        space between the two: `chatwright.data.records.answered` puts them together.
         """
         if prompt is None or not prompt.begun:
             return self.tokenizer.decode(list(tokens), skip_special_tokens=True).strip()

@@ -48,9 +48,7 @@ def freeze_eye(model: PreTrainedModel, rows: Sequence[Rendered], batch: int = 25
                 features[key] = feature.contiguous()
     model.model.vision_tower = Remembered(eye)
     return [
-        replace(row, media={"pixel_values": features[id(row.media["pixel_values"])]})
-        if row.media
-        else row
+        replace(row, media={"pixel_values": features[id(row.media["pixel_values"])]}) if row.media else row
         for row in rows
     ]
 

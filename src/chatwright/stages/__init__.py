@@ -11,6 +11,7 @@ from chatwright.stages.feedback import FeedbackCopy, FeedbackExport
 from chatwright.stages.instructions import Instructions
 from chatwright.stages.prefer import Prefer
 from chatwright.stages.pretrain import Pretrain
+from chatwright.stages.ratings import Ratings
 from chatwright.stages.report import Report
 from chatwright.stages.reward import Reward
 from chatwright.stages.rl import RL
@@ -24,6 +25,7 @@ STAGES: dict[str, type[Stage]] = {
     for stage in (
         Data,
         Instructions,
+        Ratings,
         Tokenizer,
         Pretrain,
         Vision,

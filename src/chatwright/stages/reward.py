@@ -19,6 +19,7 @@ from chatwright.data.render import Rendered, Renderer
 from chatwright.data.steps import Steps
 from chatwright.data.store import load
 from chatwright.errors import ChatwrightError
+from chatwright.evaluation.metrics import bootstrap
 from chatwright.feedback.agreement import (
     accuracy_ceiling,
     accuracy_ceiling_from_agreement,
@@ -181,7 +182,8 @@ class Reward(Stage):
     ) -> dict[str, Any]:
         """How many pairs the scores order as people did, and how many they could."""
         people = np.array([_right(scores, group.rankings) for scores, group in zip(parts, tested, strict=True)])
-        scores = _accuracy(people, [comparisons[group.number].messages for group in tested], 0.5)
+        judged = [(comparisons[group.number].messages, comparisons[group.number].responses) for group in tested]
+        scores = _accuracy(people, judged, 0.5)
         utilities = [group.utilities for group in tested if group.utilities]
         if utilities:
             gold = np.array(
@@ -233,8 +235,7 @@ def _accuracy(right: np.ndarray, prompts: Sequence[Any], chance: float) -> dict[
     Args:
         right: [N, 2] what was right and what there was, of every row. prompts: [N], equal for the same prompt.
     """
-    numbers: dict[Any, int] = {}
-    low, high = _interval(right, [numbers.setdefault(prompt, number) for number, prompt in enumerate(prompts)])
+    low, high = bootstrap(right, prompts)
     return {
         "accuracy": right[:, 0].sum() / right[:, 1].sum(),
         "low": low,
@@ -275,18 +276,3 @@ def _examples(answers: list[dict[str, Any]]) -> str:
         for end, part in (("best", rows[:10]), ("worst", rows[:-11:-1]))
         for row in part
     )
-
-
-def _interval(right: np.ndarray, prompts: Sequence[int], draws: int = 1000) -> tuple[float, float]:
-    """95% bootstrap interval of an accuracy; whole prompts are drawn, as pairs of one prompt are not independent.
-
-    Args:
-        right: [N, 2] right pairs and pairs of every comparison. prompts: [N], the same number for the same prompt.
-    """
-    _, place = np.unique(prompts, return_inverse=True)
-    by_prompt = np.zeros((place.max() + 1, 2))
-    np.add.at(by_prompt, place, right)
-    chosen = np.random.default_rng(0).integers(len(by_prompt), size=(draws, len(by_prompt)))
-    sums = by_prompt[chosen].sum(1)
-    low, high = np.percentile(sums[:, 0] / np.maximum(1, sums[:, 1]), [2.5, 97.5])
-    return float(low), float(high)

@@ -5,6 +5,7 @@ from chatwright.stages.annotate import Annotate
 from chatwright.stages.base import Stage
 from chatwright.stages.bestofn import BestOfN
 from chatwright.stages.chat import Chat
+from chatwright.stages.compare import Compare
 from chatwright.stages.data import Data
 from chatwright.stages.evaluate import Evaluate
 from chatwright.stages.feedback import FeedbackCopy, FeedbackExport
@@ -37,6 +38,7 @@ STAGES: dict[str, type[Stage]] = {
         BestOfN,
         RL,
         Evaluate,
+        Compare,
         Report,
         Chat,
         Serve,

@@ -19,6 +19,8 @@ from chatwright.data.render import Rendered, Renderer
 from chatwright.data.steps import Steps
 from chatwright.data.store import load
 from chatwright.errors import ChatwrightError
+from chatwright.evaluation.claims import percent
+from chatwright.evaluation.findings import Findings, Table
 from chatwright.evaluation.metrics import bootstrap
 from chatwright.feedback.agreement import (
     accuracy_ceiling,
@@ -44,8 +46,8 @@ class Reward(Stage):
 
     Writes ``model/`` (the checkpoint with its score head), ``scores.json`` (accuracy on the held-out comparisons with
     its 95% interval and the ceiling that the annotators' noise allows; for ``process``, on the labels of held-out
-    steps; for ``likert``, also how to turn scores into ratings and how far off these are) and ``examples.jsonl`` (the
-    best and the worst scored responses).
+    steps; for ``likert``, also how to turn scores into ratings and how far off these are), ``findings.json`` (the
+    accuracy, for the report) and ``examples.jsonl`` (the best and the worst scored responses).
 
     Args:
         model: what the reward model begins as: the fine-tuned model.
@@ -114,6 +116,8 @@ class Reward(Stage):
             scores, answers = self._test(objective, tested, float(offset))
         write(out / "scores.json", json.dumps(scores, indent=1))
         write(out / "examples.jsonl", _examples(answers))
+        if "accuracy" in scores:
+            _findings(scores, self.heldout.stem).save(out)
         restore_eye(backbone)
         objective.save(out / "model")
 
@@ -229,13 +233,14 @@ def _right(scores: Tensor, rankings: Sequence[Sequence[float]]) -> tuple[float, 
     return float(right), int(pairs)
 
 
-def _accuracy(right: np.ndarray, prompts: Sequence[Any], chance: float) -> dict[str, Any]:
+def _accuracy(right: np.ndarray, judged: Sequence[Any], chance: float) -> dict[str, Any]:
     """An accuracy with its interval.
 
     Args:
-        right: [N, 2] what was right and what there was, of every row. prompts: [N], equal for the same prompt.
+        right: [N, 2] what was right and what there was, of every row. judged: [N], equal for what is not independent:
+            the same responses to the same prompt.
     """
-    low, high = bootstrap(right, prompts)
+    low, high = bootstrap(right, judged)
     return {
         "accuracy": right[:, 0].sum() / right[:, 1].sum(),
         "low": low,
@@ -243,6 +248,31 @@ def _accuracy(right: np.ndarray, prompts: Sequence[Any], chance: float) -> dict[
         "n": int(right[:, 1].sum()),
         "chance": chance,
     }
+
+
+def _findings(scores: dict[str, Any], heldout: str) -> Findings:
+    """How often the reward model is right, beside chance and what people's agreement allows."""
+    rows: list[list[str | float]] = [
+        [
+            "the reward model",
+            percent(scores["accuracy"]),
+            f"{percent(scores['low'])}–{percent(scores['high'])}",
+            scores["n"],
+        ],
+        ["chance", percent(scores["chance"]), "", ""],
+    ]
+    if scores.get("agreement_ceiling") is not None:
+        rows.append(["at most, by how far those who judged agree", percent(scores["agreement_ceiling"]), "", ""])
+    measured = {"score": scores["accuracy"]} | {key: scores[key] for key in ("low", "high", "n")}
+    table = Table(
+        "Accuracy", "On judgements of answers that were held out.", ["", "right", "95% interval", "judgements"], rows
+    )
+    return Findings(
+        title=f"A reward model on {heldout}",
+        text="Of two answers the one that a person preferred should score higher.",
+        numbers=scores | {"accuracy": measured},
+        tables=[table],
+    )
 
 
 def _test_ratings(

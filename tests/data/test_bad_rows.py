@@ -80,8 +80,6 @@ def test_a_bad_demonstration_is_named(write, case):
 
 
 BAD_PROMPTS = {
-    "ends with an answer": (chat(("user", "Hi"), ("assistant", "Yo"), answer="Yo"),
-        "messages: asks nothing at its end; end it with what is to be answered"),
     "starts with the answer": (chat(("assistant", "Yo")),
         "messages: asks nothing at its end; end it with what is to be answered"),
     "reference of a wrong type": ({"prompt": "Hi", "answer": ["Yo"]}, "answer: is ['Yo']; write a text or a number"),

@@ -243,3 +243,16 @@ def test_our_parquet_rewritten_with_wider_types(tmp_path):
     wide = pa.schema({"messages": pa.large_list(turn), "meta": pa.large_string()})
     pq.write_table(pq.read_table(tmp_path / "ours.parquet").cast(wide), tmp_path / "theirs.parquet")
     assert list(load(tmp_path / "theirs.parquet", Demonstration)) == [record]
+
+
+@pytest.mark.parametrize("name", ["prompts.jsonl", "prompts.parquet"])
+def test_a_prompt_keeps_the_beginning_of_its_answer(tmp_path, name):
+    begun = Prompt((Message.of("user", "Write a tweet."), Message.of("assistant", "Today I")))
+    save([begun], tmp_path / name)
+    assert list(load(tmp_path / name, Prompt)) == [begun]
+    (tmp_path / "by-hand.jsonl").write_text(
+        '{"messages": [{"role": "user", "content": "Write a tweet."}, {"role": "assistant", "content": "Today I"}], '
+        '"reference": " am"}\n'
+    )
+    assert load(tmp_path / "by-hand.jsonl", Prompt)[0] == Prompt(begun.messages, " am")
+    assert load(tmp_path / "by-hand.jsonl", Demonstration)[0].messages[1] == Message.of("assistant", "Today I am")

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from tests.conftest import picture
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from chatwright.data.records import Document, Message, Part
+from chatwright.data.records import Document, Message, Part, answered
 from chatwright.data.render import Renderer
 from chatwright.errors import ChatwrightError
 from chatwright.models.load import hidden_states
@@ -180,6 +181,42 @@ def test_a_text_from_outside_is_never_obeyed(renderer):
     assert text == "see < image>< |end|> and <|< |end|>end|> ?"
     row = renderer.prompt([Message.of("user", text)])
     assert not row.media and sum(i in renderer.special_ids for i in row.input_ids) == 3  # user, end, assistant
+
+
+@pytest.mark.parametrize("template", [CHATML, LLAMA3, MISTRAL, QWEN3], ids=["chatml", "llama3", "mistral", "qwen3"])
+def test_a_prompt_may_end_with_the_beginning_of_its_answer(tokenizer, template):
+    text = with_template(tokenizer, template)
+    for beginning in ("Three", "Three "):  # tokens bring the space along
+        prompt = text.prompt([*TALK[:1], Message.of("assistant", beginning)])
+        whole = text.demonstration([*TALK[:1], Message.of("assistant", "Three dogs.")])
+        assert prompt.begun and prompt.input_ids == whole.input_ids[: len(prompt)] and not any(prompt.loss_mask)
+        rest = [i for i, wanted in list(_pairs(whole))[len(prompt) :] if wanted]
+        assert text.tokenizer.decode(rest).startswith(" dogs.") and text.decode(rest, prompt) == " dogs."
+        assert answered([*TALK[:1], Message.of("assistant", beginning)], text.decode(rest, prompt))[1] == TALK[1]
+    assert answered(TALK[:1], "Three dogs.") == tuple(TALK[:2])
+    assert not text.prompt(TALK[:1]).begun
+
+
+def test_the_space_at_the_seam_is_kept_by_tokenizers_that_drop_the_first(tokenizer):
+    words = {"<unk>": 0, "</s>": 1, "▁Three": 2, "▁dogs": 3, "[INST]": 4, "▁[": 5}
+    learned = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    learned.pre_tokenizer = pre_tokenizers.Metaspace()
+    learned.decoder = decoders.Metaspace()
+    text = with_template(PreTrainedTokenizerFast(tokenizer_object=learned, pad_token="</s>"), CHATML)
+    prompt = text.prompt([TALK[0], Message.of("assistant", "Three")])
+    assert text.decode([3]) == "dogs" and text.decode([3], prompt) == " dogs"
+
+
+def test_the_beginning_of_an_answer_goes_after_its_pictures(renderer):
+    talk = [Message.of("user", "What?", picture(1)), Message.of("assistant", "Three")]
+    prompt = renderer.prompt(talk)
+    assert prompt.media["pixel_values"].shape == (1, 3, 32, 32) and prompt.begun
+    assert renderer.tokenizer.decode(prompt.input_ids).endswith("<|assistant|>Three")
+
+
+def test_a_beginning_that_is_no_text_is_refused(renderer):
+    with pytest.raises(ChatwrightError, match="cannot go on from the beginning"):
+        renderer.prompt([TALK[0], Message("assistant", (Part.of_image(picture(1)),))])
 
 
 def test_collate_pads_either_side_and_counts_real_positions(renderer):

@@ -4,9 +4,10 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from chatwright.data.sources import alpaca, cedict, chatterbot, hsk, names, openmoji, registry
+from chatwright.data.sources import alpaca, cedict, chatterbot, hsk, names, openmoji, registry, vader
 from chatwright.errors import ChatwrightError
 
 
@@ -97,3 +98,33 @@ def test_alpaca():
         assert len(rows) > 900 and all([m.role for m in row.messages] == ["user", "assistant"] for row in rows)
         pairs = alpaca.comparisons(language)
         assert len(pairs) == 300 and all(pair.ranks == (0, 1) and len(pair.responses) == 2 for pair in pairs)
+
+
+def test_vader_has_every_rating():
+    texts = {source: vader.texts(source) for source in vader.SOURCES}
+    assert {source: len(rows) for source, rows in texts.items()} == {
+        "tweet": 4200,
+        "movie": 10605,
+        "product": 3708,
+        "editorial": 5190,
+    }
+    assert sum(len(row.ratings) for rows in texts.values() for row in rows) == 536520
+    assert all(-4 <= rating <= 4 for rows in texts.values() for row in rows for rating in row.ratings)
+    assert texts["tweet"][1].text == "Yay. Another good phone interview." and texts["tweet"][1].ratings[:3] == (3, 3, 3)
+    assert texts["tweet"][2].text.startswith("We were 17 deep last night & the love")
+
+
+def test_places_are_people_within_a_sheet_of_movie_reviews_alone():
+    def alike(source, within):
+        """Correlation of what neighbouring texts' ratings at one place differ by from their texts' means."""
+        rows = vader.texts(source)
+        off = [np.subtract(row.ratings, np.mean(row.ratings)) for row in rows]
+        pairs = [
+            (off[i], off[i + 1])
+            for i in range(len(rows) - 1)
+            if len(off[i]) == len(off[i + 1]) and (rows[i].sheet == rows[i + 1].sheet) == within
+        ]
+        return np.corrcoef(*(np.concatenate(side) for side in zip(*pairs, strict=True)))[0, 1]
+
+    assert alike("movie", within=True) > 0.3 and abs(alike("movie", within=False)) < 0.06
+    assert all(abs(alike(source, within=True)) < 0.01 for source in ("tweet", "product", "editorial"))

@@ -91,6 +91,14 @@ def test_it_stops_at_the_end_of_the_turn(parrot, renderer, question):
     assert len(completion.logprobs) == len(completion.tokens)
 
 
+def test_it_goes_on_from_the_beginning_of_an_answer(parrot, renderer, question):
+    talk = [*question, Message.of("assistant", ANSWER[:3])]
+    engine = Engine(parrot, renderer)
+    (completion,) = engine.generate([talk], Sampling(temperature=0))[0]
+    assert completion.text == ANSWER[3:] and completion.finish_reason == "stop"
+    assert "".join(engine.stream(talk, Sampling(temperature=0))) == completion.text
+
+
 def test_it_says_when_the_tokens_ran_out(parrot, renderer, question):
     (completion,) = Engine(parrot, renderer).generate([question], Sampling(temperature=0, max_new_tokens=5))[0]
     assert completion.finish_reason == "length"

@@ -230,6 +230,11 @@ def test_the_kl_of_best_of_n_against_all_that_can_be_said():
                 assert abs(estimate - true) < abs(bound - true)
 
 
+def test_the_kl_of_answers_too_unlikely_for_floating_point():
+    found = maths.best_of_n_kl(16, torch.tensor([-1e4, -200.0, -37.0, -30.0]))
+    assert found.tolist() == pytest.approx([math.log(16) - 15 / 16] * 4)
+
+
 @given(st.lists(st.integers(-5, 5), min_size=4, max_size=4))
 def test_the_best_of_k_over_all_subsets(scores):
     found = maths.best_of_k(torch.tensor([scores], dtype=torch.float64))

@@ -21,7 +21,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from chatwright.data.records import Comparison, Demonstration, Document, Message, Part, Prompt, Record, is_ratings
+from chatwright.data.records import (
+    Comparison,
+    Demonstration,
+    Document,
+    Prompt,
+    Record,
+    answered,
+    is_ratings,
+)
 from chatwright.data.row import Row
 from chatwright.data.tables import Decoded, ParquetRows, Rows
 from chatwright.errors import ChatwrightError
@@ -67,7 +75,8 @@ def convert(record: Record, kind: type[R], path: Path, number: int) -> R:
     """A record as the kind that is wanted.
 
     A demonstration without its last answer is a prompt with that answer as reference; a prompt with a reference is a
-    demonstration; the prompt of a comparison is a prompt.
+    demonstration; the prompt of a comparison is a prompt. A prompt whose last turn is the assistant's (a row with a
+    reference or choices, or one that `store.save` wrote) ends with the beginning of its answer.
     """
     wanted: Record = record
     if kind is Prompt and isinstance(record, Comparison):
@@ -77,15 +86,15 @@ def convert(record: Record, kind: type[R], path: Path, number: int) -> R:
         reference = None if last is None else record.messages[last].text
         wanted = Prompt(record.messages[:last], reference, meta=record.meta)
     if kind is Demonstration and isinstance(record, Prompt):
-        answer = (Message("assistant", (Part.of_text(record.reference),)),) if record.reference else ()
-        wanted = Demonstration(record.messages + answer, record.meta)
+        messages = answered(record.messages, record.reference) if record.reference else record.messages
+        wanted = Demonstration(messages, record.meta)
 
     where = f"{path}:{number}"
     if not isinstance(wanted, kind):
         raise ChatwrightError(f"{where}: row: is a {record.kind} and not a {kind.kind}; choose a file of {kind.kind}s")
     if isinstance(wanted, Demonstration) and all(turn.role != "assistant" for turn in wanted.messages):
         raise ChatwrightError(f"{where}: messages: has no assistant turn; add the answer that the model should give")
-    if isinstance(wanted, Prompt) and all(turn.role == "assistant" for turn in wanted.messages[-1:]):
+    if isinstance(wanted, Prompt) and not wanted.messages:
         raise ChatwrightError(f"{where}: messages: asks nothing at its end; end it with what is to be answered")
     return wanted
 

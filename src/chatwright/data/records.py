@@ -7,7 +7,7 @@ the ``messages`` that Hugging Face templates read. On disk a record is one row o
 import io
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -90,6 +90,15 @@ class Message:
         return "".join(part.text or "" for part in self.content if part.type == "text")
 
 
+def answered(messages: Sequence[Message], text: str) -> tuple[Message, ...]:
+    """A conversation with an answer; where it ends with the beginning of the assistant's answer, that turn goes on."""
+    if not messages or messages[-1].role != "assistant":
+        return (*messages, Message.of("assistant", text))
+    *before, begun = messages
+    whole = Part.of_text((begun.content[-1].text or "").rstrip() + text)
+    return (*before, Message("assistant", (*begun.content[:-1], whole)))
+
+
 @dataclass(frozen=True)
 class Document:
     """Raw material for pretraining; may mix modalities."""
@@ -119,7 +128,7 @@ class Demonstration:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A conversation to answer.
+    """A conversation to answer; if its last turn is the assistant's, that is the beginning of the answer.
 
     ``reference`` is an acceptable answer, ``choices`` all the answers that the question admits (the reference among
     them), ``score`` how an answer is checked ("exact", "contains", "choice"; see `chatwright.evaluation.metrics`).

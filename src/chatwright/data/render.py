@@ -48,12 +48,14 @@ class Rendered:
     """One row for a model.
 
     input_ids: token ids; loss_mask: True where the token is to be predicted; media: keyword arguments of the model
-    such as ``pixel_values`` [pictures, C, H, W], empty for text.
+    such as ``pixel_values`` [pictures, C, H, W], empty for text; begun: True for a prompt that ends with the beginning
+    of the answer.
     """
 
     input_ids: list[int]
     loss_mask: list[bool]
     media: dict[str, Tensor] = field(default_factory=dict)
+    begun: bool = False
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -185,11 +187,18 @@ class Renderer:
         return self._with_media(text, ids, mask, _media_of(messages))
 
     def prompt(self, messages: Sequence[Message]) -> Rendered:
-        """Render a conversation up to where the assistant is to answer; nothing is supervised."""
+        """Render a conversation up to where the assistant is to answer, or to go on; nothing is supervised.
+
+        Where the assistant speaks last, that is the beginning of its answer. White space at the end of a beginning is
+        left out: tokens bring the space before their word along. Let a beginning end with a whole word, as half a word
+        is other tokens than those that the model has learned the word from.
+        """
         messages = self._told(messages)
-        text = self._templates([self._chat(messages)], generate=True)[0]
+        begun = messages[-1].role == "assistant" if messages else False
+        text = self._templates([self._chat(messages)], generate=not begun, go_on=begun)[0]
+        text = text.rstrip() if begun else text
         ids, _ = self._tokenize(text)
-        return self._with_media(text, ids, [False] * len(ids), _media_of(messages))
+        return replace(self._with_media(text, ids, [False] * len(ids), _media_of(messages)), begun=begun)
 
     def answer(self, text: str, finished: bool = True) -> list[int]:
         """The tokens of an answer as a model says it: with the end of its turn, unless it was cut off before."""
@@ -286,9 +295,18 @@ class Renderer:
             **media,
         }
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        """The text of an answer, without special tokens."""
-        return self.tokenizer.decode(list(tokens), skip_special_tokens=True).strip()
+    def decode(self, tokens: Sequence[int], prompt: Rendered | None = None) -> str:
+        """The text of an answer, without special tokens and white space around it.
+
+        Where the prompt is given and ends with the beginning of the answer, it is the text from there on, with the
+        space between the two: `chatwright.data.records.answered` puts them together.
+        """
+        if prompt is None or not prompt.begun:
+            return self.tokenizer.decode(list(tokens), skip_special_tokens=True).strip()
+        # Some tokenizers drop the space before the first token, so that it has to follow another one.
+        before = prompt.input_ids[-1:]
+        whole = self.tokenizer.decode([*before, *tokens], skip_special_tokens=True)
+        return whole[len(self.tokenizer.decode(before, skip_special_tokens=True)) :].rstrip()
 
     def save(self, folder: Path) -> None:
         self.processor.save_pretrained(folder)
@@ -316,15 +334,26 @@ class Renderer:
             self._check_text(message.content)
         return [{"role": message.role, "content": self._content(message)} for message in messages]
 
-    def _templates(self, chats: list[list[dict[str, Any]]], generate: bool) -> list[str]:
+    def _templates(self, chats: list[list[dict[str, Any]]], generate: bool, go_on: bool = False) -> list[str]:
         try:
             return self.processor.apply_chat_template(
-                chats, tools=self.tools, tokenize=False, add_generation_prompt=generate
+                chats,
+                tools=self.tools,
+                tokenize=False,
+                add_generation_prompt=generate,
+                continue_final_message=go_on,
             )
         except jinja2.TemplateError as error:
             roles = ", ".join(message["role"] for message in max(chats, key=len))
             raise ChatwrightError(
                 f"{self.name}: the chat template refuses a conversation of {roles} ({error}); use one that takes it"
+            ) from error
+        except ValueError as error:
+            if not go_on:
+                raise
+            raise ChatwrightError(
+                f"{self.name}: the chat template cannot go on from the beginning of an answer "
+                f"({_first_line(error)}); give that turn as one text"
             ) from error
 
     def _content(self, message: Message) -> str | list[dict[str, Any]]:

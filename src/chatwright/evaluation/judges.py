@@ -1,6 +1,7 @@
 """Which of two assistants answers better, by a judge that trained neither of them."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from chatwright.data import truth
 from chatwright.data.records import Prompt
@@ -25,13 +26,23 @@ def win_rate(
         first, second: an answer of each assistant for every prompt.
 
     Returns:
+        As `wins`.
+    """
+    goods = [[judge(*pair) for pair in zip(prompts, answers, strict=True)] for answers in (first, second)]
+    return wins(*goods)
+
+
+def wins(first: Sequence[Any], second: Sequence[Any]) -> dict[str, float]:
+    """How often one of two is the better.
+
+    Args:
+        first, second: how good the answers of each are, to the same prompts; numbers or tuples of numbers.
+
+    Returns:
         ``score`` in [0, 1] with ties as half a win, its 95% interval ``low`` and ``high`` (Wilson; ties make it a bit
         wider than need be), ``n`` pairs and how many of them were ``ties``.
     """
-    wins = ties = 0
-    for prompt, one, other in zip(prompts, first, second, strict=True):
-        better, worse = judge(prompt, one), judge(prompt, other)
-        wins += better > worse
-        ties += better == worse
-    score = metrics.Score.of(wins + ties / 2, len(prompts), chance=0.5)
+    pairs = list(zip(first, second, strict=True))
+    ties = sum(one == other for one, other in pairs)
+    score = metrics.Score.of(sum(one > other for one, other in pairs) + ties / 2, len(pairs), chance=0.5)
     return {"score": score.score, "low": score.low, "high": score.high, "n": score.n, "ties": ties}

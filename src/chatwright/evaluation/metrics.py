@@ -14,6 +14,9 @@ Prompts that `chatwright.data.instruct` made carry the truth about their picture
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
 
 from chatwright.data import answers, truth
 from chatwright.data.records import Prompt
@@ -62,6 +65,22 @@ def wilson(right: float, n: int, z: float = 1.959964) -> tuple[float, float]:
     margin = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
     return max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)
+
+
+def bootstrap(right: np.ndarray, groups: Sequence[Any], draws: int = 1000) -> tuple[float, float]:
+    """95% bootstrap interval of a share; whole groups are drawn, for what is of one group is not independent.
+
+    Args:
+        right: [N, 2] what was right and what there was, of every row. groups: [N], hashable, equal within a group.
+    """
+    numbers: dict[Any, int] = {}
+    place = [numbers.setdefault(group, len(numbers)) for group in groups]
+    sums = np.zeros((len(numbers), 2))
+    np.add.at(sums, place, right)
+    chosen = np.random.default_rng(0).integers(len(sums), size=(draws, len(sums)))
+    drawn = sums[chosen].sum(1)
+    low, high = np.percentile(drawn[:, 0] / np.maximum(1, drawn[:, 1]), [2.5, 97.5])
+    return float(low), float(high)
 
 
 def is_from_instruct(prompt: Prompt) -> bool:

@@ -12,26 +12,20 @@ def pairwise_agreement(comparisons: Sequence[Comparison]) -> tuple[float, int]:
     """The share of pairs of responses that two annotators of the same prompt order alike.
 
     As InstructGPT measured its labelers (Ouyang et al. 2022, section 3.4: 72.6%). Pairs that either calls a tie are
-    left out; comparisons of one prompt by the same annotator are not compared with each other.
+    left out; judgements by the same annotator are not compared with each other.
 
     Returns:
         The agreement (nan when nothing was judged twice) and the number of pairs of judgements it rests on.
     """
-    judged = defaultdict(list)
+    judged = defaultdict(list)  # for two responses to a prompt, who judged them and whether the first is the better
     for comparison in comparisons:
-        judged[comparison.messages].append(comparison)
-    alike = total = 0
-    for same_prompt in judged.values():
-        for one, other in combinations(same_prompt, 2):
-            if one.annotator == other.annotator:
-                continue
-            first = dict(zip(one.responses, one.ranks, strict=True))
-            second = dict(zip(other.responses, other.ranks, strict=True))
-            for a, b in combinations(sorted(first.keys() & second.keys()), 2):
-                if first[a] != first[b] and second[a] != second[b]:
-                    alike += (first[a] < first[b]) == (second[a] < second[b])
-                    total += 1
-    return (alike / total if total else math.nan), total
+        ranks = dict(zip(comparison.responses, comparison.ranks, strict=True))
+        for a, b in combinations(sorted(ranks), 2):
+            if ranks[a] != ranks[b]:
+                judged[comparison.messages, a, b].append((comparison.annotator, ranks[a] < ranks[b]))
+    pairs = [pair for verdicts in judged.values() for pair in combinations(verdicts, 2)]
+    alike = [one[1] == other[1] for one, other in pairs if one[0] != other[0]]
+    return (sum(alike) / len(alike) if alike else math.nan), len(alike)
 
 
 def expected_agreement(utilities: Sequence[Sequence[float]], noise: float) -> float:

@@ -34,7 +34,8 @@ class Completion:
 
     Attributes:
         tokens: what was sampled, the stop token included when there was one.
-        text: the tokens as text, without special tokens, cut before a stop text.
+        text: the tokens as text, without special tokens, cut before a stop text; where the prompt ends with the
+            beginning of the answer, the rest of the answer with the space before it.
         logprobs: a token's log-probability in nats, under exactly the distribution that it was drawn from (penalty,
             temperature, top-k and top-p applied, `Renderer.unsaid` excluded); for greedy answers that at temperature 1.
         finish_reason: "stop" at a stop token or stop text, "length" when the tokens or the context ran out.
@@ -76,7 +77,8 @@ class Engine:
         """Answer every prompt n times.
 
         Args:
-            prompts: conversations that end with the turn to answer, or what `Renderer.prompt` made of them.
+            prompts: conversations that end with the turn to answer or with the beginning of the answer, or what
+                `Renderer.prompt` made of them.
             sampling: of all answers, or for each prompt one.
             progress: told the number of prompts answered whenever it has grown.
 
@@ -178,7 +180,7 @@ class Engine:
 
     def complete(self, row: Row) -> Completion:
         """The answer of a row that has ended."""
-        text = self.renderer.decode(self._said(row.tokens))
+        text = self.renderer.decode(self._said(row.tokens), row.prompt)
         for stop in row.sampling.stop:
             text = text.split(stop, 1)[0]
         finish: Literal["stop", "length"] = "stop" if row.finish == "stop" else "length"
@@ -191,7 +193,7 @@ class Engine:
     def settled(self, row: Row) -> str:
         """The text of a row so far, as much of it as no further token can change."""
         # The bytes of an unfinished character decode to replacement characters.
-        text = self.renderer.decode(self._said(row.tokens)).rstrip("\ufffd")
+        text = self.renderer.decode(self._said(row.tokens), row.prompt).rstrip("\ufffd")
         unsure = 0
         for stop in row.sampling.stop:
             if stop in text:

@@ -1,6 +1,7 @@
 """The vision tower inside a multimodal model: frozen, it looks at every picture only once."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -47,9 +48,7 @@ def freeze_eye(model: PreTrainedModel, rows: Sequence[Rendered], batch: int = 25
                 features[key] = feature.contiguous()
     model.model.vision_tower = Remembered(eye)
     return [
-        Rendered(row.input_ids, row.loss_mask, {"pixel_values": features[id(row.media["pixel_values"])]})
-        if row.media
-        else row
+        replace(row, media={"pixel_values": features[id(row.media["pixel_values"])]}) if row.media else row
         for row in rows
     ]
 

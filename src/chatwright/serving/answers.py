@@ -156,7 +156,7 @@ def visible(row: Row, renderer: Renderer, text: str) -> int:
     low, high = 0, len(row.tokens) - bool(row.tokens and row.tokens[-1] in renderer.stop_ids)
     while low < high:
         middle = (low + high) // 2
-        if len(renderer.decode(row.tokens[:middle])) < len(text):
+        if len(renderer.decode(row.tokens[:middle], row.prompt)) < len(text):
             low = middle + 1
         else:
             high = middle

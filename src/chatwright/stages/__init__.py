@@ -5,12 +5,14 @@ from chatwright.stages.annotate import Annotate
 from chatwright.stages.base import Stage
 from chatwright.stages.bestofn import BestOfN
 from chatwright.stages.chat import Chat
+from chatwright.stages.compare import Compare
 from chatwright.stages.data import Data
 from chatwright.stages.evaluate import Evaluate
 from chatwright.stages.feedback import FeedbackCopy, FeedbackExport
 from chatwright.stages.instructions import Instructions
 from chatwright.stages.prefer import Prefer
 from chatwright.stages.pretrain import Pretrain
+from chatwright.stages.ratings import Ratings
 from chatwright.stages.report import Report
 from chatwright.stages.reward import Reward
 from chatwright.stages.rl import RL
@@ -24,6 +26,7 @@ STAGES: dict[str, type[Stage]] = {
     for stage in (
         Data,
         Instructions,
+        Ratings,
         Tokenizer,
         Pretrain,
         Vision,
@@ -35,6 +38,7 @@ STAGES: dict[str, type[Stage]] = {
         BestOfN,
         RL,
         Evaluate,
+        Compare,
         Report,
         Chat,
         Serve,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from chatwright.data.records import Demonstration, Message, Prompt
+from chatwright.data.records import Demonstration, Prompt, answered
 from chatwright.data.render import Renderer
 from chatwright.data.store import load, save
 from chatwright.errors import ChatwrightError
@@ -29,9 +29,10 @@ from chatwright.training.loop import best_device
 class BestOfN(Stage):
     """Sample n responses to every prompt and keep the one that scores best (Nakano et al. 2021, WebGPT).
 
-    Writes ``demonstrations.parquet``, the best responses, to fine-tune on (rejection sampling fine-tuning: Touvron et
-    al. 2023, Llama 2, section 3.2.3; with a verifier and ``least`` as in Yuan et al. 2023), and ``scores.json``: for
-    every k up to n what the best of k scores on average, and the KL of best-of-n from the model, in nats.
+    Writes ``demonstrations.parquet``, the best responses with their ``score`` and ``kl``, to fine-tune on (rejection
+    sampling fine-tuning: Touvron et al. 2023, Llama 2, section 3.2.3; with a verifier and ``least`` as in Yuan et al.
+    2023), and ``scores.json``: for every k up to n what the best of k scores on average, and the KL of best-of-n from
+    the model, in nats.
 
     Args:
         model: a checkpoint, an artifact, or the name of a pretrained model.
@@ -69,19 +70,19 @@ class BestOfN(Stage):
         order = [int(i) for i in np.random.default_rng(self.seed).permutation(len(prompts))]
         order = order[: self.limit] if self.limit else order
         answers = self._answers(prompts, order, out / "state")
+        kl = best_of_n_kl(self.n, torch.tensor([answer["logprob"] for answer in answers]))
         kept = [
             Demonstration(
-                (*prompts[i].messages, Message.of("assistant", answer["text"])),
-                {**prompts[i].meta, "score": max(answer["scores"])},
+                answered(prompts[i].messages, answer["text"]),
+                {**prompts[i].meta, "score": max(answer["scores"]), "kl": float(nats)},
             )
-            for i, answer in zip(order, answers, strict=True)
+            for i, answer, nats in zip(order, answers, kl, strict=True)
             if answer["finished"] and (self.least is None or max(answer["scores"]) >= self.least)
         ]
         if not kept:
             raise ChatwrightError(f"{self.prompts}: no response scores least={self.least} or more; lower it or raise n")
         save(kept, out / "demonstrations.parquet")
         best = best_of_k(torch.tensor([answer["scores"] for answer in answers]))
-        kl = best_of_n_kl(self.n, torch.tensor([answer["logprob"] for answer in answers]))
         report = {
             "best_of": {str(k): round(float(score), 6) for k, score in enumerate(best, 1)},
             "kl": float(kl.mean()),

@@ -19,6 +19,9 @@ from chatwright.data.render import Rendered, Renderer
 from chatwright.data.steps import Steps
 from chatwright.data.store import load
 from chatwright.errors import ChatwrightError
+from chatwright.evaluation.claims import percent
+from chatwright.evaluation.findings import Findings, Table
+from chatwright.evaluation.metrics import bootstrap
 from chatwright.feedback.agreement import (
     accuracy_ceiling,
     accuracy_ceiling_from_agreement,
@@ -43,8 +46,8 @@ class Reward(Stage):
 
     Writes ``model/`` (the checkpoint with its score head), ``scores.json`` (accuracy on the held-out comparisons with
     its 95% interval and the ceiling that the annotators' noise allows; for ``process``, on the labels of held-out
-    steps; for ``likert``, also how to turn scores into ratings and how far off these are) and ``examples.jsonl`` (the
-    best and the worst scored responses).
+    steps; for ``likert``, also how to turn scores into ratings and how far off these are), ``findings.json`` (the
+    accuracy, for the report) and ``examples.jsonl`` (the best and the worst scored responses).
 
     Args:
         model: what the reward model begins as: the fine-tuned model.
@@ -113,6 +116,8 @@ class Reward(Stage):
             scores, answers = self._test(objective, tested, float(offset))
         write(out / "scores.json", json.dumps(scores, indent=1))
         write(out / "examples.jsonl", _examples(answers))
+        if "accuracy" in scores:
+            _findings(scores, self.heldout.stem).save(out)
         restore_eye(backbone)
         objective.save(out / "model")
 
@@ -181,7 +186,8 @@ class Reward(Stage):
     ) -> dict[str, Any]:
         """How many pairs the scores order as people did, and how many they could."""
         people = np.array([_right(scores, group.rankings) for scores, group in zip(parts, tested, strict=True)])
-        scores = _accuracy(people, [comparisons[group.number].messages for group in tested], 0.5)
+        judged = [(comparisons[group.number].messages, comparisons[group.number].responses) for group in tested]
+        scores = _accuracy(people, judged, 0.5)
         utilities = [group.utilities for group in tested if group.utilities]
         if utilities:
             gold = np.array(
@@ -227,14 +233,14 @@ def _right(scores: Tensor, rankings: Sequence[Sequence[float]]) -> tuple[float, 
     return float(right), int(pairs)
 
 
-def _accuracy(right: np.ndarray, prompts: Sequence[Any], chance: float) -> dict[str, Any]:
+def _accuracy(right: np.ndarray, judged: Sequence[Any], chance: float) -> dict[str, Any]:
     """An accuracy with its interval.
 
     Args:
-        right: [N, 2] what was right and what there was, of every row. prompts: [N], equal for the same prompt.
+        right: [N, 2] what was right and what there was, of every row. judged: [N], equal for what is not independent:
+            the same responses to the same prompt.
     """
-    numbers: dict[Any, int] = {}
-    low, high = _interval(right, [numbers.setdefault(prompt, number) for number, prompt in enumerate(prompts)])
+    low, high = bootstrap(right, judged)
     return {
         "accuracy": right[:, 0].sum() / right[:, 1].sum(),
         "low": low,
@@ -242,6 +248,31 @@ def _accuracy(right: np.ndarray, prompts: Sequence[Any], chance: float) -> dict[
         "n": int(right[:, 1].sum()),
         "chance": chance,
     }
+
+
+def _findings(scores: dict[str, Any], heldout: str) -> Findings:
+    """How often the reward model is right, beside chance and what people's agreement allows."""
+    rows: list[list[str | float]] = [
+        [
+            "the reward model",
+            percent(scores["accuracy"]),
+            f"{percent(scores['low'])}–{percent(scores['high'])}",
+            scores["n"],
+        ],
+        ["chance", percent(scores["chance"]), "", ""],
+    ]
+    if scores.get("agreement_ceiling") is not None:
+        rows.append(["at most, by how far those who judged agree", percent(scores["agreement_ceiling"]), "", ""])
+    measured = {"score": scores["accuracy"]} | {key: scores[key] for key in ("low", "high", "n")}
+    table = Table(
+        "Accuracy", "On judgements of answers that were held out.", ["", "right", "95% interval", "judgements"], rows
+    )
+    return Findings(
+        title=f"A reward model on {heldout}",
+        text="Of two answers the one that a person preferred should score higher.",
+        numbers=scores | {"accuracy": measured},
+        tables=[table],
+    )
 
 
 def _test_ratings(
@@ -275,18 +306,3 @@ def _examples(answers: list[dict[str, Any]]) -> str:
         for end, part in (("best", rows[:10]), ("worst", rows[:-11:-1]))
         for row in part
     )
-
-
-def _interval(right: np.ndarray, prompts: Sequence[int], draws: int = 1000) -> tuple[float, float]:
-    """95% bootstrap interval of an accuracy; whole prompts are drawn, as pairs of one prompt are not independent.
-
-    Args:
-        right: [N, 2] right pairs and pairs of every comparison. prompts: [N], the same number for the same prompt.
-    """
-    _, place = np.unique(prompts, return_inverse=True)
-    by_prompt = np.zeros((place.max() + 1, 2))
-    np.add.at(by_prompt, place, right)
-    chosen = np.random.default_rng(0).integers(len(by_prompt), size=(draws, len(by_prompt)))
-    sums = by_prompt[chosen].sum(1)
-    low, high = np.percentile(sums[:, 0] / np.maximum(1, sums[:, 1]), [2.5, 97.5])
-    return float(low), float(high)

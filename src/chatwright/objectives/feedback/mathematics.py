@@ -184,7 +184,8 @@ def best_of_n_kl(n: int, logprobs: Tensor) -> Tensor:
     Returns:
         [N], nats; their mean is the estimate.
     """
-    logprobs = logprobs.double().clamp(max=-1e-12)
+    # Below -30 nothing changes any more but that rounding makes a zero of the probability, and nan of all.
+    logprobs = logprobs.double().clamp(-30.0, -1e-12)
     missed = n * torch.log(-torch.expm1(logprobs))  # log of (1 - e)^n: how likely n samples are without this response
     bound = math.log(n) + missed * (n - 1) / n - (n - 1) / n
     return missed.exp() * bound - torch.expm1(missed) * (torch.log(-torch.expm1(missed)) - logprobs)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from chatwright.data.records import Comparison, Message, Prompt
 from chatwright.errors import ChatwrightError
-from chatwright.feedback.agreement import pairwise_agreement
+from chatwright.feedback.agreement import accuracy_ceiling, expected_agreement, pairwise_agreement
 from chatwright.feedback.annotators import SimulatedAnnotator, brevity, calibrate, likeness, utility
 
 
@@ -52,6 +52,16 @@ def test_calibrating_without_any_difference_is_an_error():
         calibrate([(1.0, 1.0), (0.0,)])
     with pytest.raises(ChatwrightError, match="agreement"):
         calibrate([(1.0, 0.0)], target=0.4)
+
+
+def test_annotators_who_always_agree_do_not_err():
+    utilities = [(0.3, 0.1, 0.2), (1.0, 2.0)]
+    noise = calibrate(utilities, target=1)
+    assert [SimulatedAnnotator("ann", noise).rank(values, i) for i, values in enumerate(utilities)] == [
+        (0, 2, 1),
+        (1, 0),
+    ]
+    assert expected_agreement(utilities, noise) == accuracy_ceiling(utilities, noise) == 1
 
 
 def test_likeness_orders_answers_in_both_languages():

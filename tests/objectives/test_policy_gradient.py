@@ -241,3 +241,21 @@ def test_the_best_of_k_over_all_subsets(scores):
     for k in range(1, 5):
         subsets = list(itertools.combinations(scores, k))
         assert float(found[k - 1]) == pytest.approx(sum(map(max, subsets)) / len(subsets))
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(-5, 5), st.floats(-9, 9), st.floats(-9, 0)),
+        min_size=5,
+        max_size=5,
+        unique_by=lambda r: r[0],
+    )
+)
+def test_gold_and_kl_of_the_best_of_k_over_all_subsets(said):
+    """Three numbers a response: its score, which chooses, what gold says of it, and its log-probability."""
+    scores, gold, logprobs = torch.tensor([said], dtype=torch.float64).unbind(-1)
+    valued, kl = maths.best_of_k(scores, gold), maths.best_of_k_kl(scores, logprobs)
+    for k in range(1, 6):
+        best = torch.tensor([max(subset) for subset in itertools.combinations(said, k)], dtype=torch.float64)
+        assert float(valued[k - 1]) == pytest.approx(float(best[:, 1].mean()), abs=1e-9)
+        assert float(kl[k - 1]) == pytest.approx(float(maths.best_of_n_kl(k, best[:, 2]).mean()), abs=1e-9)

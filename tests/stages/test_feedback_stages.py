@@ -38,6 +38,16 @@ def prompts(tmp_path, conversations):
     return path
 
 
+@pytest.fixture
+def judge(assistant, renderer, tmp_path):
+    """A reward model that learned nothing."""
+    torch.manual_seed(3)
+    folder = tmp_path / "judge"
+    RewardModel(assistant).save(folder)
+    renderer.save(folder)
+    return folder
+
+
 def files(folder):
     """Everything that a stage wrote but how long it took."""
     return {
@@ -101,6 +111,22 @@ def test_annotators_rank_different_responses_and_agree_as_asked(checkpoint, tmp_
 
 def test_annotate_goes_on_where_it_was(checkpoint, prompts, tmp_path, monkeypatch):
     assert_resumes(annotate(checkpoint, prompts, limit=30), tmp_path, monkeypatch, after=2)
+
+
+def test_a_gold_reward_model_plays_the_annotators(checkpoint, judge, renderer, tmp_path):
+    """Whatever their prompts lack: annotators who never err rank as the reward model does."""
+    out, bare = tmp_path / "annotate", tmp_path / "bare.jsonl"
+    save([Prompt((Message.of("user", f"How many {colour}?"),)) for colour in COLOURS], bare)
+    execute(annotate(checkpoint, bare, judge=str(judge), agreement=1, judges=1), out)
+    gold = RewardModel.load(judge)
+    for comparison in load(out / "comparisons.parquet", Comparison):
+        asked = renderer.prompt(comparison.messages)
+        ends = comparison.meta["finished"]
+        said = [renderer.answer(text, end) for text, end in zip(comparison.responses, ends, strict=True)]
+        scores = score_all(gold, renderer, [renderer.answered(asked, tokens) for tokens in said])
+        assert comparison.ranks == tuple(scores.argsort(descending=True).argsort().tolist())
+    report = json.loads((out / "agreement.json").read_text())
+    assert report["agreement"] == report["ceiling"] == 1 and report["noise"] == 0
 
 
 def test_annotate_says_what_it_cannot_judge(checkpoint, tmp_path):
@@ -169,6 +195,13 @@ def test_reward_goes_on_where_it_was(reward_stage, tmp_path, monkeypatch):
     assert_resumes(reward_stage, tmp_path, monkeypatch, after=5)
 
 
+def test_a_reward_model_can_learn_from_the_first_prompts_alone(reward_stage, tmp_path):
+    reward_stage.limit = 8
+    execute(reward_stage, tmp_path / "out")
+    lines = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 3 * 8 / 4  # epochs, prompts, prompts in a step
+
+
 def test_comparisons_of_only_ties_are_refused(reward_stage, tmp_path):
     save([Comparison((Message.of("user", "?"),), ("a", "b"), (0, 0), "p", "pair")], reward_stage.comparisons)
     with pytest.raises(ChatwrightError, match="prefers"):
@@ -176,15 +209,6 @@ def test_comparisons_of_only_ties_are_refused(reward_stage, tmp_path):
 
 
 # ---- rl
-
-
-@pytest.fixture
-def judge(assistant, renderer, tmp_path):
-    torch.manual_seed(3)
-    folder = tmp_path / "judge"
-    RewardModel(assistant).save(folder)
-    renderer.save(folder)
-    return folder
 
 
 def rl(checkpoint, judge, prompts, **settings):
@@ -383,12 +407,17 @@ def test_single_responses_with_a_label_are_for_kto(checkpoint, tmp_path):
 def test_the_best_of_n_is_kept_and_can_be_learned(checkpoint, prompts, tmp_path, monkeypatch):
     script = tmp_path / "short.py"
     script.write_text("def shortness(prompt, text):\n    return -len(text)\n")
-    stage = BestOfN(str(checkpoint), prompts, "", f"{script}:shortness", n=4, max_new_tokens=6, chunk=8)
+    script.write_text(script.read_text() + "def length(prompt, text):\n    return len(text)\n")
+    judges = {"verifier": f"{script}:shortness", "gold": f"{script}:length"}
+    stage = BestOfN(str(checkpoint), prompts, **judges, n=4, max_new_tokens=6, chunk=8)
     assert_resumes(stage, tmp_path, monkeypatch, after=2)
     scores = json.loads((tmp_path / "cut" / "scores.json").read_text())
     best = list(scores["best_of"].values())
     assert len(best) == 4 and best == sorted(best) and best[0] < best[3]
-    assert 0 < scores["kl"] <= math.log(4) - 3 / 4 + 1e-9
+    assert list(scores["gold"].values()) == [-score for score in best]
+    assert scores["deviation"]["gold"] == pytest.approx(scores["deviation"]["score"]) != 0
+    assert list(scores["kl"]) == ["1", "2", "3", "4"] and scores["kl"]["1"] == pytest.approx(0, abs=1e-9)
+    assert all(0 < scores["kl"][str(k)] <= math.log(k) - (k - 1) / k + 1e-6 for k in (2, 3, 4))
     kept = load(tmp_path / "cut" / "demonstrations.parquet", Demonstration)
     assert 0 < len(kept) == scores["kept"] <= scores["prompts"] == 41
     assert all(len(row.messages[-1].text) == -row.meta["score"] for row in kept)

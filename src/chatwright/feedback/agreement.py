@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 
 from chatwright.data.records import Comparison
@@ -37,13 +37,13 @@ def expected_agreement(utilities: Sequence[Sequence[float]], noise: float) -> fl
     Args:
         utilities: for every prompt those of its responses.
     """
-    right = [_sigmoid(difference / noise) for difference in _differences(utilities)]
+    right = _right(utilities, noise)
     return sum(p * p + (1 - p) ** 2 for p in right) / len(right)
 
 
 def accuracy_ceiling(utilities: Sequence[Sequence[float]], noise: float) -> float:
     """The share of an annotator's pairs that a judge who knows the utilities orders alike (closed form)."""
-    right = [_sigmoid(difference / noise) for difference in _differences(utilities)]
+    right = _right(utilities, noise)
     return sum(right) / len(right)
 
 
@@ -55,14 +55,7 @@ def accuracy_ceiling_from_agreement(agreement: float) -> float:
     return (1 + math.sqrt(max(0.0, 2 * agreement - 1))) / 2
 
 
-def _differences(utilities: Sequence[Sequence[float]]) -> Iterator[float]:
-    """The absolute differences within every prompt, without ties."""
-    for values in utilities:
-        for a, b in combinations(values, 2):
-            if a != b:
-                yield abs(a - b)
-
-
-def _sigmoid(x: float) -> float:
-    """Of x >= 0."""
-    return 1 / (1 + math.exp(-x))
+def _right(utilities: Sequence[Sequence[float]], noise: float) -> list[float]:
+    """How likely an annotator of this noise, 0 being none, orders each pair that is no tie as the utilities do."""
+    differences = (abs(a - b) for values in utilities for a, b in combinations(values, 2) if a != b)
+    return [1 / (1 + math.exp(-difference / noise)) if noise else 1.0 for difference in differences]

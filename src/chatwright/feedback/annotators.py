@@ -41,13 +41,15 @@ def calibrate(utilities: Sequence[Sequence[float]], target: float = 0.73) -> flo
 
     Args:
         utilities: for every prompt those of its responses.
-        target: between 0.5 (chance) and 1.
+        target: above 0.5 (chance); 1 is no noise.
 
     Raises:
         ChatwrightError: a target out of range, or no two responses of different utility.
     """
-    if not 0.5 < target < 1:
-        raise ChatwrightError(f"agreement {target}: annotators agree on more than 0.5 and less than 1 of the pairs")
+    if not 0.5 < target <= 1:
+        raise ChatwrightError(f"agreement {target}: annotators agree on more than 0.5 and at most 1 of the pairs")
+    if target == 1:
+        return 0.0
     scales = [abs(a - b) for values in utilities for a in values for b in values if a != b]
     if not scales:
         raise ChatwrightError("all responses to every prompt are equally good; sample more of them or hotter")

@@ -10,6 +10,7 @@ from chatwright.stages.data import Data
 from chatwright.stages.evaluate import Evaluate
 from chatwright.stages.feedback import FeedbackCopy, FeedbackExport
 from chatwright.stages.instructions import Instructions
+from chatwright.stages.overoptimization import Overoptimization
 from chatwright.stages.prefer import Prefer
 from chatwright.stages.pretrain import Pretrain
 from chatwright.stages.ratings import Ratings
@@ -39,6 +40,7 @@ STAGES: dict[str, type[Stage]] = {
         RL,
         Evaluate,
         Compare,
+        Overoptimization,
         Report,
         Chat,
         Serve,

@@ -1,17 +1,19 @@
 """Collect comparisons from simulated annotators: the model's own responses, ranked as people would rank them.
 
 InstructGPT's second step (Ouyang et al. 2022) with annotators of measured unreliability in the place of people: what
-they write is the same `Comparison` record, so that comparisons by people take the same path from here on.
+they write is the same `Comparison` record, so that comparisons by people take the same path from here on. A ``judge``
+that says what is good makes it the set-up of Gao et al. 2022, "Scaling Laws for Reward Model Overoptimization",
+https://arxiv.org/abs/2210.10760: a gold reward model plays the people, and what is learned from them can be measured.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from chatwright.data.records import Comparison, Prompt
 from chatwright.data.render import Renderer
@@ -19,6 +21,7 @@ from chatwright.data.store import load, save
 from chatwright.errors import ChatwrightError
 from chatwright.feedback.agreement import accuracy_ceiling, pairwise_agreement
 from chatwright.feedback.annotators import SimulatedAnnotator, calibrate, utility
+from chatwright.feedback.judges import Judge, judge_of, scores_of
 from chatwright.files import write
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
@@ -39,12 +42,15 @@ class Annotate(Stage):
 
     Args:
         model: a checkpoint, an artifact, or the name of a pretrained model.
-        prompts: prompts with a reference or the truth about what they ask (demonstrations are such prompts).
+        prompts: prompts with a reference or the truth about what they ask (demonstrations are such prompts), or any
+            prompts for a judge.
+        judge: what says how good a response is, before the annotators' noise: a reward model, a list of them, or a
+            function as ``package.module:function``; without one, its likeness to the reference or the truth does.
         responses: how many to a prompt (InstructGPT: 4 to 9); fewer where the model says the same again.
         temperature: of the sampling; prompts with equal responses are sampled once more, 1.5 times as hot.
         max_new_tokens: longest response.
         annotators: how many there are. judges: how many of them, taking turns, rank a prompt that is not held out.
-        agreement: on how many of the pairs two of them agree (InstructGPT: 0.726).
+        agreement: on how many of the pairs two of them agree (InstructGPT: 0.726); 1 for annotators who never err.
         heldout: part of the prompts that is kept for testing the reward model.
         limit: use only so many of the prompts, at random; 0 for all.
         batch_size: responses sampled at once.
@@ -54,6 +60,7 @@ class Annotate(Stage):
 
     model: str
     prompts: Path
+    judge: str | list[str] = ""
     responses: int = 4
     temperature: float = 1.0
     max_new_tokens: int = 64
@@ -114,17 +121,18 @@ class Annotate(Stage):
         write(out / "agreement.json", json.dumps(report, indent=1))
 
     def _sample(self, prompts: Sequence[Prompt], order: list[int], state: Path) -> list[dict[str, list[Any]]]:
-        """The different responses to every prompt."""
+        """What `_respond` finds for every prompt."""
 
         def begin() -> Worker:
             folder = checkpoint_of(self.model)
             engine = Engine(load_model(folder).to(best_device()), Renderer.load(folder), self.batch_size)
-            return lambda chunk: self._respond(engine, [prompts[i] for i in chunk])
+            judge = judge_of(self.judge, engine.model) if self.judge else None
+            return lambda chunk: self._respond(engine, judge, [prompts[i] for i in chunk])
 
         return in_chunks(order, self.chunk, state, "annotate", begin)
 
-    def _respond(self, engine: Engine, prompts: list[Prompt]) -> list[dict[str, list[Any]]]:
-        """For every prompt up to K different ``texts`` and whether each was ``finished``."""
+    def _respond(self, engine: Engine, judge: Judge | None, prompts: list[Prompt]) -> list[dict[str, list[Any]]]:
+        """For every prompt up to K different ``texts``, whether each was ``finished``, and their ``utilities``."""
         rendered = [engine.renderer.prompt(prompt.messages) for prompt in prompts]
         found: list[dict[str, bool]] = [{} for _ in prompts]
         pending = list(range(len(prompts)))
@@ -138,20 +146,28 @@ class Annotate(Stage):
             pending = [i for i in pending if len(found[i]) < self.responses]
             if not pending:
                 break
-        return [{"texts": list(texts), "finished": list(texts.values())} for texts in found]
+        said = [(i, text, end) for i, texts in enumerate(found) for text, end in texts.items()]
+        if judge is None:
+            worth = torch.tensor([utility(prompts[i], text, end) for i, text, end in said], dtype=torch.float64)
+        else:
+            rows = [engine.renderer.answered(rendered[i], engine.renderer.answer(text, end)) for i, text, end in said]
+            asked, texts = [prompts[i] for i, _, _ in said], [text for _, text, _ in said]
+            worth = scores_of(judge, engine.renderer, rows, asked, texts, self.batch_size)
+        parts = worth.split([len(texts) for texts in found])
+        return [
+            {"texts": list(texts), "finished": list(texts.values()), "utilities": part.tolist()}
+            for texts, part in zip(found, parts, strict=True)
+        ]
 
 
 @dataclass
 class Answered:
-    """A prompt with different responses, and whether the model came to their end."""
+    """A prompt with different responses, whether the model came to their end, and how good they are before noise."""
 
     prompt: Prompt
     texts: list[str]
     finished: list[bool]
-
-    @cached_property
-    def utilities(self) -> list[float]:
-        return [utility(self.prompt, text, end) for text, end in zip(self.texts, self.finished, strict=True)]
+    utilities: list[float]
 
     def judged(self, number: int, annotator: SimulatedAnnotator) -> Comparison:
         """The comparison that an annotator makes of item ``number``."""

@@ -13,13 +13,12 @@ from chatwright.data.records import Demonstration, Prompt, answered
 from chatwright.data.render import Renderer
 from chatwright.data.store import load, save
 from chatwright.errors import ChatwrightError
-from chatwright.feedback.verifiers import function_of
+from chatwright.feedback.judges import Judge, judge_of, scores_of
 from chatwright.files import write
-from chatwright.generation.engine import Completion, Engine
+from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
-from chatwright.models.heads import load_scorer, score_all
 from chatwright.models.load import checkpoint_of, load_model
-from chatwright.objectives.feedback.mathematics import best_of_k, best_of_n_kl
+from chatwright.objectives.feedback.mathematics import best_of_k, best_of_k_kl, best_of_n_kl
 from chatwright.stages.base import Stage
 from chatwright.stages.chunks import Worker, in_chunks
 from chatwright.training.loop import best_device
@@ -31,8 +30,9 @@ class BestOfN(Stage):
 
     Writes ``demonstrations.parquet``, the best responses with their ``score`` and ``kl``, to fine-tune on (rejection
     sampling fine-tuning: Touvron et al. 2023, Llama 2, section 3.2.3; with a verifier and ``least`` as in Yuan et al.
-    2023), and ``scores.json``: for every k up to n what the best of k scores on average, and the KL of best-of-n from
-    the model, in nats.
+    2023), and ``scores.json``: for every k up to n what the best of k scores on average (``best_of``), what gold says
+    of it (``gold``) and the KL of best-of-k from the model, in nats (``kl``); and the standard ``deviation`` of all
+    scores, and of gold's.
 
     Args:
         model: a checkpoint, an artifact, or the name of a pretrained model.
@@ -40,6 +40,7 @@ class BestOfN(Stage):
         reward: a reward model, or a list of them, of which the lowest score counts.
         verifier: a function of a `Prompt` and a text, as ``package.module:function`` or ``file.py:function``. With
             both, their sum is the score.
+        gold: another such function or reward model, which is reported and chooses nothing.
         n: responses to each prompt.
         least: the lowest score of a response that is kept; 1 keeps what a verifier of truth finds right.
         temperature: of the sampling. max_new_tokens: longest response; one that does not come to its end is not kept.
@@ -52,6 +53,7 @@ class BestOfN(Stage):
     prompts: Path
     reward: str | list[str] = ""
     verifier: str = ""
+    gold: str = ""
     n: int = 8
     least: float | None = None
     temperature: float = 1.0
@@ -70,7 +72,11 @@ class BestOfN(Stage):
         order = [int(i) for i in np.random.default_rng(self.seed).permutation(len(prompts))]
         order = order[: self.limit] if self.limit else order
         answers = self._answers(prompts, order, out / "state")
-        kl = best_of_n_kl(self.n, torch.tensor([answer["logprob"] for answer in answers]))
+        scores, logprobs, gold = (
+            torch.tensor([answer[name] for answer in answers], dtype=torch.float64)
+            for name in ("scores", "logprobs", "gold")
+        )
+        kl = best_of_n_kl(self.n, logprobs.gather(1, scores.argmax(1, keepdim=True)).squeeze(1))
         kept = [
             Demonstration(
                 answered(prompts[i].messages, answer["text"]),
@@ -82,10 +88,11 @@ class BestOfN(Stage):
         if not kept:
             raise ChatwrightError(f"{self.prompts}: no response scores least={self.least} or more; lower it or raise n")
         save(kept, out / "demonstrations.parquet")
-        best = best_of_k(torch.tensor([answer["scores"] for answer in answers]))
-        report = {
-            "best_of": {str(k): round(float(score), 6) for k, score in enumerate(best, 1)},
-            "kl": float(kl.mean()),
+        report: dict[str, Any] = {
+            "best_of": _by_k(best_of_k(scores)),
+            **({"gold": _by_k(best_of_k(scores, gold))} if self.gold else {}),
+            "kl": _by_k(best_of_k_kl(scores, logprobs)),
+            "deviation": {"score": float(scores.std()), **({"gold": float(gold.std())} if self.gold else {})},
             "prompts": len(order),
             "kept": len(kept),
         }
@@ -97,36 +104,47 @@ class BestOfN(Stage):
         def begin() -> Worker:
             folder = checkpoint_of(self.model)
             engine = Engine(load_model(folder).to(best_device()), Renderer.load(folder), self.batch_size)
-            judge = load_scorer(self.reward).to(best_device()) if self.reward else None
-            return lambda chunk: self._best(engine, judge, [prompts[i] for i in chunk])
+            named = (self.reward, self.verifier, self.gold)
+            judges = [judge_of(name, engine.model) if name else None for name in named]
+            return lambda chunk: self._best(engine, judges, [prompts[i] for i in chunk])
 
         return in_chunks(order, self.chunk, state, "bestofn", begin)
 
-    def _best(self, engine: Engine, judge: Any, prompts: list[Prompt]) -> list[dict[str, Any]]:
-        """For every prompt the best ``text``, its ``logprob``, whether it ``finished``, and all the ``scores``."""
+    def _best(self, engine: Engine, judges: Sequence[Judge | None], prompts: list[Prompt]) -> list[dict[str, Any]]:
+        """For every prompt the best ``text``, whether it ``finished``, and of all n the ``scores``, ``gold`` and
+        ``logprobs``.
+
+        Args:
+            judges: the reward model, the verifier and the gold, each None where there is none.
+        """
         rendered = [engine.renderer.prompt(prompt.messages) for prompt in prompts]
         sampling = Sampling(self.max_new_tokens, self.temperature, seed=self.seed)
         drawn = engine.generate(rendered, sampling, n=self.n)
-        scores = torch.zeros(len(prompts), self.n)
-        if judge is not None:
-            rows = [
-                engine.renderer.answered(prompt, completion.tokens)
-                for prompt, completions in zip(rendered, drawn, strict=True)
-                for completion in completions
-            ]
-            scores += score_all(judge, engine.renderer, rows, self.batch_size).view_as(scores)
-        if self.verifier:
-            verifier = function_of(self.verifier)
-            scores += torch.tensor(
-                [[float(verifier(p, c.text)) for c in row] for p, row in zip(prompts, drawn, strict=True)]
-            )
-        best: list[Completion] = [row[int(i)] for row, i in zip(drawn, scores.argmax(1), strict=True)]
+        asked = [prompt for prompt in prompts for _ in range(self.n)]
+        texts = [completion.text for row in drawn for completion in row]
+        rows = [
+            engine.renderer.answered(prompt, completion.tokens)
+            for prompt, completions in zip(rendered, drawn, strict=True)
+            for completion in completions
+        ]
+        paid, checked, gold = (
+            torch.zeros(len(rows))
+            if judge is None
+            else scores_of(judge, engine.renderer, rows, asked, texts, self.batch_size)
+            for judge in judges
+        )
+        scores, gold = (paid + checked).view(-1, self.n), gold.view(-1, self.n)
         return [
             {
-                "text": completion.text,
-                "logprob": sum(completion.logprobs),
-                "finished": completion.finish_reason == "stop",
-                "scores": row.tolist(),
+                "text": row[best].text,
+                "finished": row[best].finish_reason == "stop",
+                "scores": scored.tolist(),
+                "gold": valued.tolist(),
+                "logprobs": [sum(completion.logprobs) for completion in row],
             }
-            for completion, row in zip(best, scores, strict=True)
+            for row, best, scored, valued in zip(drawn, scores.argmax(1).tolist(), scores, gold, strict=True)
         ]
+
+
+def _by_k(values: torch.Tensor) -> dict[str, float]:
+    return {str(k): round(float(value), 6) for k, value in enumerate(values, 1)}

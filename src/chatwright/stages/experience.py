@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,11 +12,10 @@ from transformers import PreTrainedModel
 from chatwright.data.records import Prompt
 from chatwright.data.render import Rendered
 from chatwright.feedback.environments import Environment
-from chatwright.feedback.verifiers import Verifier
+from chatwright.feedback.judges import Judge, scores_of
 from chatwright.generation.conversation import Conversation, converse
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
-from chatwright.models.heads import RewardEnsemble, RewardModel, score_all
 from chatwright.models.load import token_logprobs
 from chatwright.objectives.feedback.mathematics import explained_variance, kl_k1, kl_k3
 from chatwright.objectives.feedback.policy_gradient import PolicyGradient
@@ -33,8 +32,6 @@ METRICS = (
     "equal_scores", "explained_variance",
 )  # fmt: skip
 RESAMPLES = 3  # times that other prompts are tried where all responses are worth the same
-
-Judge = RewardModel | RewardEnsemble | Verifier | None
 
 
 class Experience:
@@ -55,7 +52,7 @@ class Experience:
         settings: "RL",
         objective: PolicyGradient,
         reference: PreTrainedModel,
-        judges: Sequence[Judge],
+        judges: Sequence[Judge | None],
         prompts: Sequence[tuple[Prompt, Rendered]],
         texts: Sequence[Rendered],
         as_begun: Callable[[], AbstractContextManager[None]] = nullcontext,
@@ -168,13 +165,12 @@ class Experience:
     def _score(self, rows: Tensor, texts: Sequence[str]) -> Tensor:
         """[3, rows]: what reward model, verifier and gold say of the buffer's ``rows``; 0 where there is none."""
         found = torch.zeros(3, len(rows))
+        answers = [self._row(int(i)) for i in rows]
+        asked = [self.prompts[int(i)][0] for i in self.buffer.prompts[rows]]
         for place, judge in enumerate(self.judges):
-            if isinstance(judge, RewardModel | RewardEnsemble):
+            if judge is not None:
                 size = self.settings.micro_batch or 64
-                found[place] = score_all(judge, self.renderer, [self._row(int(i)) for i in rows], size)
-            elif judge is not None:
-                asked = [self.prompts[int(i)][0] for i in self.buffer.prompts[rows]]
-                found[place] = torch.tensor([float(judge(*pair)) for pair in zip(asked, texts, strict=True)])
+                found[place] = scores_of(judge, self.renderer, answers, asked, texts, size)
         return found
 
     @torch.no_grad()
@@ -223,13 +219,6 @@ class Experience:
         size = self.settings.micro_batch or count
         parts = (rows[i : i + size] for i in range(0, count, size))
         return [{**self.renderer.collate(part), "pretraining.scale": scale} for part in parts]
-
-
-def members_of(judge: Judge) -> list[RewardModel]:
-    """The reward models that a judge consists of."""
-    if isinstance(judge, RewardEnsemble):
-        return [cast(RewardModel, member) for member in judge.members]
-    return [judge] if isinstance(judge, RewardModel) else []
 
 
 def _seed(*numbers: int) -> int:

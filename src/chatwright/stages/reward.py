@@ -62,6 +62,7 @@ class Reward(Stage):
         micro_batch: prompts computed at once; 0 for the whole step.
         epochs: passes over the comparisons; more than one overfits (InstructGPT).
         references: how many demonstrations set the zero.
+        limit: learn from only the first so many prompts, for process answers; 0 for all.
         max_length: longer responses with their prompts, in tokens, are left out.
         seed: of the head and of the order.
         training: settings of the loop.
@@ -77,6 +78,7 @@ class Reward(Stage):
     micro_batch: int = 0
     epochs: float = 1.0
     references: int = 256
+    limit: int = 0
     max_length: int = 1024
     seed: int = 0
     training: Training = field(default_factory=lambda: Training(learning_rate=1e-3))
@@ -88,6 +90,7 @@ class Reward(Stage):
         renderer = Renderer.load(folder)
         by_step = self.method == "process"
         taught, tested = self._teaching(self._rows(renderer, self.comparisons)), self._rows(renderer, self.heldout)
+        taught = taught[: self.limit] if self.limit else taught
         if not tested:
             raise ChatwrightError(f"{self.heldout}: nothing to test on within max_length={self.max_length}; raise it")
         zero = [] if by_step else self._references(renderer)

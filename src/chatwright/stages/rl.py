@@ -8,21 +8,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from chatwright.data.records import Document, Prompt
 from chatwright.data.render import Rendered, Renderer
 from chatwright.data.store import load
 from chatwright.errors import ChatwrightError
 from chatwright.feedback.environments import Environment, Tools
+from chatwright.feedback.judges import judge_of, members_of
 from chatwright.feedback.verifiers import function_of
 from chatwright.models.adapters import Adapter, adapt
 from chatwright.models.eyes import restore_eye, share_eye
-from chatwright.models.heads import RewardModel, load_scorer
+from chatwright.models.heads import RewardModel
 from chatwright.models.load import attention_for, checkpoint_of, load_model
 from chatwright.objectives.feedback.methods import ONLINE, check, make
 from chatwright.stages.base import Stage
-from chatwright.stages.experience import RESAMPLES, Experience, Judge, members_of
+from chatwright.stages.experience import RESAMPLES, Experience
 from chatwright.training.loop import Training, fit
 
 
@@ -123,7 +123,8 @@ class RL(Stage):
         texts = self._texts(renderer)
         attention = attention_for([len(prompt) + self.max_new_tokens for prompt in prompts])
         policy = load_model(folder, attention=attention)
-        judges = [self._judge_of(name, policy, attention) for name in (self.reward, self.verifier, self.gold)]
+        named = (self.reward, self.verifier, self.gold)
+        judges = [judge_of(name, policy, attention) if name else None for name in named]
         parts: list[Any] = [policy, renderer, self.temperature, self.pretraining_coefficient]
         scorers = [member for judge in judges for member in members_of(judge)]
         if ONLINE[self.method].has_critic:
@@ -172,17 +173,6 @@ class RL(Stage):
         if self.turns < 2:
             raise ChatwrightError(f"turns={self.turns}: the policy could not answer its environment; use 2 or more")
         return Tools([function_of(name) for name in tools]) if tools else function_of(self.environment)
-
-    def _judge_of(self, name: str | list[str], policy: PreTrainedModel, attention: str) -> Judge:
-        if not name:
-            return None
-        if isinstance(name, str) and ":" in name:
-            return function_of(name)
-        scorer = load_scorer(name, attention)
-        words = len(policy.get_input_embeddings().weight)
-        if any(len(member.backbone.get_input_embeddings().weight) != words for member in members_of(scorer)):
-            raise ChatwrightError(f"{name}: has another vocabulary than {self.model}; train it from that model")
-        return scorer
 
     def _prompts(self, renderer: Renderer) -> tuple[list[Prompt], list[Rendered]]:
         """As many as the run will ask, in the order in which it does."""

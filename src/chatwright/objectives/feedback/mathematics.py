@@ -179,34 +179,56 @@ def best_of_n_kl(n: int, logprobs: Tensor) -> Tensor:
     response likely it becomes log n - (n - 1) / n, which Stiennon et al. 2020 use and which is an upper bound.
 
     Args:
-        logprobs: [N], of the responses that were the best of their n, under the policy as it sampled.
+        logprobs: of any shape, of responses that were the best of their n, under the policy as it sampled.
 
     Returns:
-        [N], nats; their mean is the estimate.
+        Of that shape, nats; their mean is the estimate.
     """
-    # Below -30 nothing changes any more but that rounding makes a zero of the probability, and nan of all.
-    logprobs = logprobs.double().clamp(-30.0, -1e-12)
-    missed = n * torch.log(-torch.expm1(logprobs))  # log of (1 - e)^n: how likely n samples are without this response
+    logprobs = logprobs.double().clamp(-700, -1e-12)  # beyond, e or 1 - e is zero to a double
+    missed = n * torch.log1p(-logprobs.exp())  # log of (1 - e)^n: how likely n samples are without this response
     bound = math.log(n) + missed * (n - 1) / n - (n - 1) / n
     return missed.exp() * bound - torch.expm1(missed) * (torch.log(-torch.expm1(missed)) - logprobs)
 
 
-def best_of_k(scores: Tensor) -> Tensor:
-    """What the best of k responses scores on average, for k = 1 .. n, from n responses to each prompt.
+def best_of_k(scores: Tensor, values: Tensor | None = None) -> Tensor:
+    """What the best of k responses is worth on average, for k = 1 .. n, from n responses to each prompt.
 
-    Every subset of k counts (Nakano et al. 2021, "WebGPT"): of the sorted scores the i-th is the best of
-    C(i - 1, k - 1) subsets.
+    Every subset of k counts (Nakano et al. 2021, "WebGPT"), by `best_of_k_shares`.
 
     Args:
-        scores: [prompts, n].
+        scores: [prompts, n], by which the best is chosen.
+        values: [prompts, n], what is averaged over the best, such as what another judge says of them; the scores
+            themselves where not given.
 
     Returns:
         [n], the means over the prompts.
     """
-    n = scores.shape[1]
-    mean = scores.double().sort(1).values.mean(0).tolist()
+    values = scores if values is None else values
+    ordered = values.double().gather(1, scores.argsort(dim=1, stable=True))
+    return best_of_k_shares(scores.shape[1]) @ ordered.mean(0)
+
+
+def best_of_k_kl(scores: Tensor, logprobs: Tensor) -> Tensor:
+    """`best_of_n_kl` of the best of k, for k = 1 .. n, from n responses to each prompt; every subset of k counts.
+
+    Args:
+        scores, logprobs: [prompts, n].
+
+    Returns:
+        [n], nats, the means over the prompts.
+    """
+    ordered = logprobs.gather(1, scores.argsort(dim=1, stable=True))
+    shares = best_of_k_shares(scores.shape[1])
+    return torch.stack([share @ best_of_n_kl(k, ordered).mean(0) for k, share in enumerate(shares, 1)])
+
+
+def best_of_k_shares(n: int) -> Tensor:
+    """[n, n]: row k - 1 says of which share of all subsets of k the i-th response, counted from the worst, is the best.
+
+    That is C(i - 1, k - 1) of C(n, k), for i = 1 .. n.
+    """
     shares = [[math.comb(i, k - 1) / math.comb(n, k) for i in range(n)] for k in range(1, n + 1)]
-    return torch.tensor([sum(s * m for s, m in zip(share, mean, strict=True)) for share in shares])
+    return torch.tensor(shares, dtype=torch.float64)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

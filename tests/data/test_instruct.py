@@ -1,8 +1,13 @@
 import random
 import re
 
+import pytest
+
 from chatwright.data import documents, instruct, scenes, truth
 from chatwright.data.instruct import HELDOUT_TASK, LANGUAGES, PHRASINGS
+from chatwright.data.records import Prompt
+from chatwright.data.store import load
+from chatwright.errors import ChatwrightError
 from chatwright.stages import data
 from chatwright.stages.data import Data
 
@@ -42,7 +47,9 @@ def test_documents_have_no_chat_and_no_heldout_question():
     rng, pool = random.Random(3), scenes.trained()
     heldout = [_pattern(p[-1]) for languages in PHRASINGS.values() for p in languages.values()]
     heldout += [_pattern(phrasing) for p in PHRASINGS[HELDOUT_TASK].values() for phrasing in p]
-    for document in documents.scene_documents(1000, rng, pool):
+    pages = documents.page_documents(100, rng, pool, LANGUAGES)
+    assert all(document.text.count("\n") in (3, 5, 7, 9) for document in pages)
+    for document in [*documents.scene_documents(1000, rng, pool), *pages]:
         assert not any(pattern.fullmatch(document.text) for pattern in heldout)
 
 
@@ -78,3 +85,31 @@ def test_translations_are_tested_by_choice():
     prompt = data._translation_test(words, random.Random(0), "en", "word")
     assert prompt.score == "choice" and len(set(prompt.choices)) == 4 and prompt.reference in prompt.choices
     assert len({any("一" <= letter <= "鿿" for letter in choice) for choice in prompt.choices}) == 1
+
+
+def test_scenes_are_told_in_words():
+    ground = scenes.Ground("plain", (255, 255, 255), (0, 0, 0), 0)
+    dog, cat, other = scenes.Thing("dog", 10, 32, 20), scenes.Thing("cat", 50, 32, 30), scenes.Thing("dog", 30, 60, 14)
+    pair, three = scenes.Scene((dog, cat), ground), scenes.Scene((dog, cat, other), ground)
+    assert instruct.description(pair, "en") == (
+        "The picture shows a dog and a cat. The cat is to the right of the dog. The cat is bigger than the dog."
+    )
+    assert instruct.description(pair, "zh") == "图里有一只狗和一只猫。猫在狗的右边。猫比狗大。"
+    assert instruct.description(three, "en") == "The picture shows two dogs and a cat."  # which of the dogs?
+    talk = instruct.conversation(pair, random.Random(0), "en", scenes.trained(), show=instruct.described)
+    told = [message.text.startswith("The picture shows") for message in talk.messages]
+    assert told[0] and not any(told[1:])
+    assert {part.type for message in talk.messages for part in message.content} == {"text"}
+
+
+def test_described_data_need_no_picture_and_one_language(tmp_path):
+    sizes = {"pictures": 40, "descriptions": 20, "pages": 20, "words": 10, "translations": 10, "prompts": 20}
+    Data(languages=["en"], described=True, evaluation=1, **sizes).run(tmp_path)
+    assert not {"drawings.parquet", "captions.parquet", "examples"} & {path.name for path in tmp_path.iterdir()}
+    heldout = load(tmp_path / "heldout.parquet", Prompt)
+    for i in range(len(heldout)):
+        prompt = heldout[i]
+        assert prompt.meta["language"] == "en" and all(part.type == "text" for part in prompt.messages[0].content)
+        assert prompt.meta["task"] == "translation" or truth.correct(prompt, prompt.meta["answers"]["bare"])
+    with pytest.raises(ChatwrightError, match="languages"):
+        Data(languages=["fr"]).run(tmp_path)

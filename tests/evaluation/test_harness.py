@@ -4,12 +4,14 @@ import math
 import pytest
 import torch
 
-from chatwright.data.records import Document, Message, Part, Prompt
+from chatwright.data.records import Demonstration, Document, Message, Part, Prompt
+from chatwright.data.render import Rendered, Renderer
 from chatwright.data.store import save
 from chatwright.errors import ChatwrightError
 from chatwright.evaluation import harness
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
+from chatwright.models.load import load_model
 from chatwright.stages.evaluate import Evaluate
 
 
@@ -149,3 +151,38 @@ def test_an_empty_test_is_refused(tmp_path, checkpoint):
     (tmp_path / "test.jsonl").write_text("")
     with pytest.raises(ChatwrightError, match=r"test\.jsonl"):
         Evaluate(str(checkpoint), tmp_path / "test.jsonl").run(tmp_path)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_shots_are_earlier_turns_and_plain_text_is_lines(tmp_path, checkpoint, conversations, plain):
+    """Against the engine, asked the same with the turns written out."""
+    shown = tmp_path / "shown.parquet"
+    turns = [Message.of(role, text) for role, text in zip(("user", "assistant") * 2, "abcd", strict=True)]
+    save([Demonstration(tuple(turns), {})] * 3, shown)
+    prompts = prompts_of(conversations[:1])
+    save(prompts, tmp_path / "prompts.parquet")
+    stage = Evaluate(
+        str(checkpoint), tmp_path / "prompts.parquet", max_new_tokens=8, plain=plain, shots=2, demonstrations=shown
+    )
+    stage.run(tmp_path)
+    (row,) = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    renderer = Renderer.load(checkpoint)
+    question = prompts[0].messages[0].text
+    chat = "<|user|>a<|end|><|assistant|>b<|end|>" * 2 + f"<|user|>{question}<|end|><|assistant|>"
+    text = f"a b\na b\n{question}" if plain else chat
+    ids = renderer.tokenizer(text, add_special_tokens=False)["input_ids"]
+    engine = Engine(load_model(checkpoint), renderer)
+    ((completion,),) = engine.generate([Rendered(ids, [False] * len(ids))], Sampling(max_new_tokens=8, temperature=0))
+    expected = renderer.text(completion.tokens).split("\n")[0] if plain else completion.text
+    assert row["answer"] == expected.strip() and row["question"] == question
+
+
+def test_shots_without_demonstrations_are_refused(tmp_path, checkpoint, conversations):
+    save(prompts_of(conversations), tmp_path / "prompts.parquet")
+    stage = Evaluate(str(checkpoint), tmp_path / "prompts.parquet", shots=2)
+    with pytest.raises(ChatwrightError, match="shots=2"):
+        stage.run(tmp_path)
+    save([Demonstration((Message.of("user", "a"), Message.of("assistant", "b")), {})], tmp_path / "one.parquet")
+    stage.demonstrations = tmp_path / "one.parquet"
+    with pytest.raises(ChatwrightError, match="too few for 2 shots"):
+        stage.run(tmp_path)

@@ -12,7 +12,7 @@ from chatwright.generation.constraint import json_form
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
 
-ANSWER = "有一只🐶狗，很naïve。"
+ANSWER = "有一只🐶狗，很\nnaïve。"
 
 
 @pytest.fixture
@@ -105,13 +105,13 @@ def test_it_says_when_the_tokens_ran_out(parrot, renderer, question):
     assert len(completion.tokens) == 5
 
 
-@pytest.mark.parametrize("stop", [("狗",), ("，很",), ("absent", "na")])
+@pytest.mark.parametrize("stop", [("狗",), ("，很",), ("\n",), ("absent", "na")])
 def test_it_stops_before_a_stop_text(stop, parrot, renderer, question):
     engine = Engine(parrot, renderer)
     settings = Sampling(temperature=0, stop=stop)
     (completion,) = engine.generate([question], settings)[0]
     assert completion.text == ANSWER.split(stop[-1])[0]
-    assert completion.finish_reason == "stop"
+    assert completion.finish_reason == "stop" and completion.tokens[-1] not in renderer.stop_ids
     assert "".join(engine.stream(question, settings)) == completion.text
 
 

@@ -6,10 +6,10 @@ all others ("a fox is an animal"), for only their pictures are held out.
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
-from chatwright.data.instruct import HELDOUT_TASK, LANGUAGES, NUMBERS, PHRASINGS, SIDES, kind_fact, listing
+from chatwright.data.instruct import HELDOUT_TASK, LANGUAGES, NUMBERS, PHRASINGS, SIDES, description, kind_fact, listing
 from chatwright.data.records import Document, Part
 from chatwright.data.scenes import SIDE, Concept, Scene, compose, concepts, relation
 from chatwright.data.sources import cedict, chatterbot, hsk
@@ -82,10 +82,10 @@ def sentence_documents(rng: random.Random) -> tuple[list[Document], list[Documen
     return parts
 
 
-def dialogue_documents() -> tuple[list[Document], list[Document]]:
+def dialogue_documents(languages: Sequence[str] = LANGUAGES) -> tuple[list[Document], list[Document]]:
     """(training, held out) small talk, a turn a line."""
     parts: tuple[list[Document], list[Document]] = ([], [])
-    for language in LANGUAGES:
+    for language in languages:
         for turns in chatterbot.dialogues(language):
             text = "\n".join(turns)
             if len(text) <= 400:
@@ -103,22 +103,49 @@ def concept_documents() -> list[Document]:
     return found
 
 
-def scene_documents(number: int, rng: random.Random, pool: Sequence[Concept]) -> list[Document]:
-    """Scenes in words alone: a sketch of where things are, then a quiz on it and a caption; questions without answers.
+def scene_documents(
+    number: int,
+    rng: random.Random,
+    pool: Sequence[Concept],
+    languages: Sequence[str] = LANGUAGES,
+    tell: Callable[[Scene, str], str] | None = None,
+) -> list[Document]:
+    """Scenes in words alone: what is there, then a quiz on it and a caption; questions without answers.
 
-    The sketch has a word or a dot for each of the patches that a picture's eye will give, in the same order. So the
-    decoder learns to find, count and place what it reads before it has seen a picture.
+    Args:
+        tell: puts a scene in words; by default the `sketch`, which has a word or a dot for each of the patches that a
+            picture's eye will give, in the same order. So the decoder learns to find, count and place what it reads
+            before it has seen a picture.
     """
+    tell = tell or sketch
     found = []
     for index in range(number):
-        language = LANGUAGES[index % 2]
+        language = languages[index % len(languages)]
         if rng.random() < 0.05:
             text = _question(rng, language, pool)
         else:
             scene = compose(rng, pool, rng.choices(("single", "several", "pair", "mixed"), (10, 20, 30, 40))[0])
-            lines = [sketch(scene, rng.choice(LANGUAGES)), *_quiz(scene, rng, language, pool)]
+            lines = [tell(scene, rng.choice(languages)), *_quiz(scene, rng, language, pool)]
             text = "\n".join([*lines, caption(scene, rng, language)] if rng.random() < 0.3 else lines)
         found.append(_document(text, "scenes"))
+    return found
+
+
+def page_documents(
+    number: int, rng: random.Random, pool: Sequence[Concept], languages: Sequence[str]
+) -> list[Document]:
+    """Pages of a quiz book: two to five described scenes, each with a question and its answer on a line.
+
+    A model that reads them can learn to be shown by examples what is wanted.
+    """
+    found = []
+    for index in range(number):
+        language = languages[index % len(languages)]
+        lines = []
+        for _ in range(rng.randint(2, 5)):
+            scene = compose(rng, pool)
+            lines += [description(scene, language), rng.choice(_quiz(scene, rng, language, pool))]
+        found.append(_document("\n".join(lines), "pages"))
     return found
 
 

@@ -9,10 +9,10 @@ Held out: the last phrasing of every task, the task "comparison" as a whole, and
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from chatwright.data.records import Demonstration, Message, Prompt
+from chatwright.data.records import Demonstration, Message, Part, Prompt
 from chatwright.data.scenes import CATEGORIES, Concept, Scene, Thing, concepts, relation
 
 LANGUAGES = ("en", "zh")
@@ -276,14 +276,9 @@ def _relation(scene: Scene, phrase: _Phrase, pool: Sequence[Concept], avoid: fro
     side = relation(a, b)
     assert side is not None
     word, sides = SIDES[language][side], tuple(SIDES[language].values())
-    name_a, name_b = a.concept.name(language), b.concept.name(language)
-    if language == "en":
-        place = f"to the {word} of" if side in ("left", "right") else word
-        sentence = f"The {name_a} is {place} the {name_b}."
-    else:
-        sentence = f"{name_a}在{name_b}的{word}。"
+    text = phrase("relation", a=a.concept.name(language), b=b.concept.name(language))
     return Question(
-        "relation", language, phrase("relation", a=name_a, b=name_b), word, sentence, kind_fact(a.concept, language),
+        "relation", language, text, word, _where(a, b, side, language), kind_fact(a.concept, language),
         word, sides, asked=(a.name, b.name), tells=(a.name, b.name, _pair_key(a, b)),
     )  # fmt: skip
 
@@ -409,6 +404,48 @@ def ask_word(english: str, chinese: str, rng: random.Random, language: str, held
     return Question("translation", language, text, other, sentence, "", other, ())
 
 
+# --- how a scene is put before the assistant -------------------------------------------------------------------------
+
+Show = Callable[[Scene, str], Part]
+"""Scene, language -> what stands before the first question about it."""
+
+
+def picture(scene: Scene, language: str) -> Part:
+    return Part.of_image(scene.image())
+
+
+def described(scene: Scene, language: str) -> Part:
+    """The scene in words, for models that read text only."""
+    return Part.of_text(description(scene, language) + "\n")
+
+
+def description(scene: Scene, language: str) -> str:
+    """All that questions ask about a scene: what there is, where the one is from the other, which of two is bigger."""
+    listed = listing(scene, language)
+    sentences = [f"The picture shows {listed}." if language == "en" else f"图里有{listed}。"]
+    once = [thing for thing in scene.things if scene.counts[thing.name] == 1]
+    for i, a in enumerate(once):
+        for b in once[:i]:
+            side = relation(a, b)
+            if side is not None:
+                sentences.append(_where(a, b, side, language))
+    if len(once) == len(scene.things) == 2:
+        smaller, bigger = sorted(once, key=lambda thing: thing.size)
+        name_a, name_b = (thing.concept.name(language) for thing in (bigger, smaller))
+        sentences.append(
+            f"The {name_a} is bigger than the {name_b}." if language == "en" else f"{name_a}比{name_b}大。"
+        )
+    return (" " if language == "en" else "").join(sentences)
+
+
+def _where(a: Thing, b: Thing, side: str, language: str) -> str:
+    word, name_a, name_b = SIDES[language][side], a.concept.name(language), b.concept.name(language)
+    if language == "zh":
+        return f"{name_a}在{name_b}的{word}。"
+    place = f"to the {word} of" if side in ("left", "right") else word
+    return f"The {name_a} is {place} the {name_b}."
+
+
 # --- records ---------------------------------------------------------------------------------------------------------
 
 # What a conversation about a kind of scene draws its questions from; a caption comes last, for it tells everything.
@@ -426,9 +463,14 @@ _QUICK_TASKS_OF = {
 
 
 def conversation(
-    scene: Scene, rng: random.Random, language: str, pool: Sequence[Concept], quick: bool = False
+    scene: Scene,
+    rng: random.Random,
+    language: str,
+    pool: Sequence[Concept],
+    quick: bool = False,
+    show: Show = picture,
 ) -> Demonstration:
-    """A demonstration with one picture and several questions; ``quick``: a round of questions with bare answers.
+    """A demonstration with one scene and several questions; ``quick``: a round of questions with bare answers.
 
     In half of them no turn gives away the answer of a later one, which is to be seen in the picture; in the others,
     people ask about what was said before, which is the easier lesson in comparing what is asked with what is there.
@@ -446,25 +488,25 @@ def conversation(
         if question is None:
             continue
         answer = question.bare if quick else question.answer(rng.choices(REGISTERS, REGISTER_WEIGHTS)[0])
-        images = () if messages else (scene.image(),)
-        messages += [Message.of("user", question.text, *images), Message.of("assistant", answer)]
+        shown = () if messages else (show(scene, language),)
+        messages += [Message("user", (*shown, Part.of_text(question.text))), Message.of("assistant", answer)]
         asked.append(question.task)
         # A detailed answer may name what the question left open.
         told |= {*question.tells, *(name for name in scene.counts if concepts()[name].name(language) in answer)}
     return Demonstration(tuple(messages), {"language": language, "tasks": asked, "split": "train"})
 
 
-def as_demonstration(question: Question, rng: random.Random, scene: Scene | None = None) -> Demonstration:
+def as_demonstration(
+    question: Question, rng: random.Random, scene: Scene | None = None, show: Show = picture
+) -> Demonstration:
     """A conversation of one question, answered in a register drawn at random."""
     answer = question.answer(rng.choices(REGISTERS, REGISTER_WEIGHTS)[0])
-    images = () if scene is None else (scene.image(),)
-    messages = (Message.of("user", question.text, *images), Message.of("assistant", answer))
+    messages = (_asked(question, scene, show), Message.of("assistant", answer))
     return Demonstration(messages, {"language": question.language, "tasks": [question.task], "split": "train"})
 
 
-def as_prompt(question: Question, split: str, scene: Scene | None = None) -> Prompt:
+def as_prompt(question: Question, split: str, scene: Scene | None = None, show: Show = picture) -> Prompt:
     """The question as a prompt with its truth, for annotators, judges and evaluation."""
-    images = () if scene is None else (scene.image(),)
     things = () if scene is None else scene.things
     truth = {
         "things": [
@@ -480,4 +522,9 @@ def as_prompt(question: Question, split: str, scene: Scene | None = None) -> Pro
         "truth": truth,
         "answers": {register: question.answer(register) for register in REGISTERS},
     }
-    return Prompt((Message.of("user", question.text, *images),), question.reference, question.choices, meta=meta)
+    return Prompt((_asked(question, scene, show),), question.reference, question.choices, meta=meta)
+
+
+def _asked(question: Question, scene: Scene | None, show: Show) -> Message:
+    shown = () if scene is None else (show(scene, question.language),)
+    return Message("user", (*shown, Part.of_text(question.text)))

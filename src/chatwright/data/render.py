@@ -41,6 +41,17 @@ For each function call, return a json object with function name and arguments wi
 <tool_call>
 {{"name": <function-name>, "arguments": <args-json-object>}}
 </tool_call>"""
+# A conversation for a model that knows no chat: a question and its answer are a line; after the last the text ends.
+PLAIN = (
+    "{% for message in messages %}"
+    "{% set answer = message['role'] == 'assistant' %}"
+    "{% if answer %} {% endif %}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{{ part['text'] if part['type'] == 'text' else image_token }}"
+    "{% endfor %}{% endif %}"
+    "{% if answer %}{{ eos_token if loop.last else '\n' }}{% endif %}"
+    "{% endfor %}"
+)
 
 
 @dataclass
@@ -99,8 +110,11 @@ class Renderer:
         )
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Renderer":
+    def load(cls, folder: str | Path, plain: bool = False) -> "Renderer":
         """Open the processor saved in a checkpoint, or its tokenizer where it reads text only.
+
+        Args:
+            plain: render conversations as `PLAIN` says, whatever template the checkpoint has.
 
         Raises:
             ChatwrightError: there is none in ``folder`` that can be read.
@@ -117,6 +131,8 @@ class Renderer:
                 ) from error
         if not isinstance(processor, ProcessorMixin | PreTrainedTokenizerBase):
             raise ChatwrightError(f"{folder}: {type(processor).__name__} reads no text; add a tokenizer")
+        if plain:
+            processor.chat_template = PLAIN
         return cls(processor)
 
     def with_soft_prompt(self, tokens: int) -> "Renderer":
@@ -302,11 +318,15 @@ class Renderer:
         space between the two: `chatwright.data.records.answered` puts them together.
         """
         if prompt is None or not prompt.begun:
-            return self.tokenizer.decode(list(tokens), skip_special_tokens=True).strip()
+            return self.text(tokens).strip()
         # Some tokenizers drop the space before the first token, so that it has to follow another one.
         before = prompt.input_ids[-1:]
-        whole = self.tokenizer.decode([*before, *tokens], skip_special_tokens=True)
-        return whole[len(self.tokenizer.decode(before, skip_special_tokens=True)) :].rstrip()
+        whole = self.text([*before, *tokens])
+        return whole[len(self.text(before)) :].rstrip()
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Tokens as text, without special tokens."""
+        return self.tokenizer.decode(list(tokens), skip_special_tokens=True)
 
     def save(self, folder: Path) -> None:
         self.processor.save_pretrained(folder)

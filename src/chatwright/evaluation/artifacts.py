@@ -249,10 +249,15 @@ def final_kl(stage: Ran) -> float | None:
     return sum(last) / len(last) if last else None
 
 
+def model_evaluated(folder: Path) -> str:
+    """The model that an evaluate stage scored, as its settings name it; empty where they do not."""
+    settings = _read_yaml(folder / "settings.yaml").get("settings") or {}
+    return str(settings.get("model", ""))
+
+
 def stage_evaluated(folder: Path, stages: Sequence[Ran]) -> Ran | None:
     """The stage whose model an evaluate stage scored, by its settings; None if it is none of the run's."""
-    settings = _read_yaml(folder / "settings.yaml").get("settings") or {}
-    model = Path(str(settings.get("model", ""))).resolve()
+    model = Path(model_evaluated(folder)).resolve()
     return next((stage for stage in stages if model.is_relative_to(stage.folder.resolve())), None)
 
 

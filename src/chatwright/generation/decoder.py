@@ -163,7 +163,7 @@ class Decoder:
         if row.sampling.stop:
             # A stop text of k bytes spans at most k tokens of a byte or more.
             tail = max(len(stop.encode()) for stop in row.sampling.stop)
-            text = self.renderer.decode(row.tokens[-tail - 1 :])
+            text = self.renderer.text(row.tokens[-tail - 1 :])
             if any(stop in text for stop in row.sampling.stop):
                 return "stop"
         return "length" if len(row.tokens) >= row.room else None

@@ -17,6 +17,7 @@ from chatwright.stages.ratings import Ratings
 from chatwright.stages.report import Report
 from chatwright.stages.reward import Reward
 from chatwright.stages.rl import RL
+from chatwright.stages.scaling import Scaling
 from chatwright.stages.serve import Serve
 from chatwright.stages.sft import SFT
 from chatwright.stages.tokenizer import Tokenizer
@@ -41,6 +42,7 @@ STAGES: dict[str, type[Stage]] = {
         Evaluate,
         Compare,
         Overoptimization,
+        Scaling,
         Report,
         Chat,
         Serve,

@@ -3,13 +3,14 @@
 import io
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from chatwright.data import documents, instruct, scenes
 from chatwright.data.records import Demonstration, Document, Message, Part, Prompt
 from chatwright.data.sources import chatterbot, hsk, openmoji
 from chatwright.data.store import save
+from chatwright.errors import ChatwrightError
 from chatwright.stages.base import Stage
 
 KINDS = ("single", "several", "pair", "mixed")
@@ -22,95 +23,124 @@ class Data(Stage):
 
     Writes ``drawings`` (pictures for the eye), ``documents`` and ``documents_heldout`` (text), ``captions`` (picture
     and text), ``demonstrations``, ``prompts`` (to practise on) and ``heldout`` (to be tested on), as Parquet, and a
-    picture of every task in ``examples``.
+    picture of every task in ``examples``; where scenes are ``described``, nothing that has a picture.
 
     Args:
         pictures: conversations about a picture, every other a quick round of questions.
         captions: pictures with a caption.
         descriptions: descriptions of scenes without a picture, for pretraining.
+        pages: pages of several described scenes, each with a question, for pretraining.
         words: dictionary entries for pretraining.
         translations: demonstrations of translating a word or sentence.
         prompts: prompts for annotation and reinforcement learning.
         evaluation: held-out prompts for each task, language and split.
+        languages: of conversations; words and sentences are translated in any case.
+        described: tell what is to be seen in words instead of showing it, for models that read text only.
         seed: of everything drawn at random.
     """
 
     pictures: int = 12000
     captions: int = 12000
     descriptions: int = 20000
+    pages: int = 0
     words: int = 4000
     translations: int = 2000
     prompts: int = 3000
     evaluation: int = 60
+    languages: list[str] = field(default_factory=lambda: list(instruct.LANGUAGES))
+    described: bool = False
     seed: int = 0
 
     def run(self, out: Path) -> None:
+        if not self.languages or not set(self.languages) <= set(instruct.LANGUAGES):
+            raise ChatwrightError(f"languages={self.languages}: name one or more of {', '.join(instruct.LANGUAGES)}")
         pool = scenes.trained()
-        save(_drawings(), out / "drawings.parquet")
         sentences, more_sentences = documents.sentence_documents(self._rng("sentences"))
-        dialogues, more_dialogues = documents.dialogue_documents()
+        dialogues, more_dialogues = documents.dialogue_documents(self.languages)
         texts = documents.word_documents(self.words, self._rng("words")) + sentences + dialogues
         texts += documents.concept_documents()
-        texts += documents.scene_documents(self.descriptions, self._rng("descriptions"), pool)
+        tell = instruct.description if self.described else documents.sketch
+        texts += documents.scene_documents(self.descriptions, self._rng("descriptions"), pool, self.languages, tell)
+        texts += documents.page_documents(self.pages, self._rng("pages"), pool, self.languages)
         self._rng("order").shuffle(texts)
         save(texts, out / "documents.parquet")
         save(more_sentences + more_dialogues, out / "documents_heldout.parquet")
-        save(documents.caption_documents(self.captions, self._rng("captions"), pool), out / "captions.parquet")
         save(self._demonstrations(pool), out / "demonstrations.parquet")
         save(self._prompts(pool), out / "prompts.parquet")
         heldout = list(self._heldout(pool))
         save(heldout, out / "heldout.parquet")
-        _save_examples(heldout, out / "examples")
+        if not self.described:
+            save(_drawings(), out / "drawings.parquet")
+            save(documents.caption_documents(self.captions, self._rng("captions"), pool), out / "captions.parquet")
+            _save_examples(heldout, out / "examples")
 
     def _rng(self, purpose: str) -> random.Random:
         """Each file has its own random numbers, so that changing the size of one leaves the others as they are."""
         return random.Random(f"{self.seed} {purpose}")
 
+    @property
+    def _show(self) -> instruct.Show:
+        return instruct.described if self.described else instruct.picture
+
+    def _language(self, index: int) -> str:
+        """The languages in turn."""
+        return self.languages[index % len(self.languages)]
+
     def _demonstrations(self, pool: Sequence[scenes.Concept]) -> list[Demonstration]:
         rng = self._rng("demonstrations")
         found = []
         for index in range(self.pictures):
-            language = instruct.LANGUAGES[index // 2 % 2]
+            language = self._language(index // 2)
             if index % 2:
                 scene = scenes.compose(rng, pool, rng.choices(KINDS, (5, 30, 25, 40))[0])
-                found.append(instruct.conversation(scene, rng, language, pool, quick=True))
+                found.append(instruct.conversation(scene, rng, language, pool, quick=True, show=self._show))
                 continue
             scene = scenes.compose(rng, pool, rng.choices(KINDS, (35, 15, 20, 30))[0])
             # Some with a single question, as people begin; the others share a picture among several.
             if rng.random() < 0.15:
-                found.append(instruct.as_demonstration(_any_question(scene, rng, language, pool), rng, scene))
+                question = _any_question(scene, rng, language, pool)
+                found.append(instruct.as_demonstration(question, rng, scene, self._show))
             else:
-                found.append(instruct.conversation(scene, rng, language, pool))
-        found += _translations(self.translations, self._rng("translations"))
-        found += _small_talk()
+                found.append(instruct.conversation(scene, rng, language, pool, show=self._show))
+        found += self._translations(self._rng("translations"))
+        found += _small_talk(self.languages)
         rng.shuffle(found)
         return found
+
+    def _translations(self, rng: random.Random) -> Iterator[Demonstration]:
+        words = [word for word in _words() if not documents.is_heldout_word(word[1])]
+        pairs = [pair for pair in hsk.sentences() if not documents.is_heldout_text(pair[0]) and len(pair[0]) <= 12]
+        for index in range(self.translations):
+            chinese, english = rng.choice(pairs) if index % 5 == 0 else rng.choice(words)[::-1]
+            yield instruct.as_demonstration(instruct.ask_word(english, chinese, rng, self._language(index)), rng)
 
     def _prompts(self, pool: Sequence[scenes.Concept]) -> Iterator[Prompt]:
         rng = self._rng("prompts")
         words = [word for word in _words() if not documents.is_heldout_word(word[1])]
         for index in range(self.prompts):
-            language = instruct.LANGUAGES[index % 2]
+            language = self._language(index)
             if index % 10 >= 8:
                 yield instruct.as_prompt(instruct.ask_word(*rng.choice(words), rng, language), "train")
             else:
                 scene = scenes.compose(rng, pool)
-                yield instruct.as_prompt(_any_question(scene, rng, language, pool), "train", scene)
+                yield instruct.as_prompt(_any_question(scene, rng, language, pool), "train", scene, self._show)
 
     def _heldout(self, pool: Sequence[scenes.Concept]) -> Iterator[Prompt]:
-        """Every split of every task in both languages."""
+        """Every split of every task in every language."""
         tasks = [task for task in instruct.PICTURE_TASKS if task != instruct.HELDOUT_TASK]
         plan = [("composition", task) for task in tasks] + [("phrasing", task) for task in tasks]
         plan += [("concept", task) for task in ("naming", "category", "counting")]
         plan += [("task", instruct.HELDOUT_TASK)]
         for split, task in plan:
-            for language in instruct.LANGUAGES:
+            for language in self.languages:
                 rng = self._rng(f"{split} {task} {language}")
+                some = scenes.unseen() if split == "concept" else pool
                 for index in range(self.evaluation):
-                    yield _test(split, task, language, index, rng, scenes.unseen() if split == "concept" else pool)
+                    question, scene = _test(split, task, language, index, rng, some)
+                    yield instruct.as_prompt(question, split, scene, self._show)
         words = [word for word in _words() if documents.is_heldout_word(word[1])]
         for split in ("word", "phrasing"):
-            for language in instruct.LANGUAGES:
+            for language in self.languages:
                 rng = self._rng(f"{split} translation {language}")
                 for _ in range(2 * self.evaluation):
                     yield _translation_test(words, rng, language, split)
@@ -118,8 +148,8 @@ class Data(Stage):
 
 def _test(
     split: str, task: str, language: str, index: int, rng: random.Random, pool: Sequence[scenes.Concept]
-) -> Prompt:
-    """A prompt for evaluation; the numbers to be counted come in turn."""
+) -> tuple[instruct.Question, scenes.Scene]:
+    """A question for evaluation; the numbers to be counted come in turn."""
     while True:
         if task == "counting":
             number = index % 5 + 1
@@ -132,7 +162,7 @@ def _test(
         question = instruct.ask(task, scene, rng, language, pool, heldout_phrasing=split == "phrasing")
         if question is None or (task == "counting" and question.reference != question.choices[number - 1]):
             continue
-        return instruct.as_prompt(question, split, scene)
+        return question, scene
 
 
 def _translation_test(words: list[tuple[str, str]], rng: random.Random, language: str, split: str) -> Prompt:
@@ -181,20 +211,9 @@ def _words() -> list[tuple[str, str]]:
     return list({chinese: (english, chinese) for english, chinese in pairs}.values())
 
 
-def _translations(number: int, rng: random.Random) -> list[Demonstration]:
-    words = [word for word in _words() if not documents.is_heldout_word(word[1])]
-    pairs = [pair for pair in hsk.sentences() if not documents.is_heldout_text(pair[0]) and len(pair[0]) <= 12]
+def _small_talk(languages: Sequence[str]) -> list[Demonstration]:
     found = []
-    for index in range(number):
-        chinese, english = rng.choice(pairs) if index % 5 == 0 else rng.choice(words)[::-1]
-        question = instruct.ask_word(english, chinese, rng, instruct.LANGUAGES[index % 2])
-        found.append(instruct.as_demonstration(question, rng))
-    return found
-
-
-def _small_talk() -> list[Demonstration]:
-    found = []
-    for language in instruct.LANGUAGES:
+    for language in languages:
         for turns in chatterbot.dialogues(language):
             turns = turns[: len(turns) // 2 * 2][:6]
             if not documents.is_heldout_text(turns[0]) and sum(map(len, turns)) <= 300:

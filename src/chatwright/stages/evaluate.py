@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 
-from chatwright.data.records import Document, Message, Part, Prompt
+from chatwright.data.records import Demonstration, Document, Message, Part, Prompt
 from chatwright.data.render import Renderer
 from chatwright.data.store import load
 from chatwright.errors import ChatwrightError
@@ -42,7 +43,11 @@ class Evaluate(Stage):
         batch_size: answers written at the same time.
         limit: use only the first so many prompts and documents; 0 for all.
         blind: ask without the pictures: what a model that reads text only can guess.
-        seed: of the sampling where the temperature is above 0.
+        plain: ask as one asks a pretrained model that knows no chat: a question and its answer are a line.
+        shots: so many questions with their answers stand before every prompt (Brown et al. 2020, arXiv:2005.14165),
+            as earlier turns.
+        demonstrations: where they are drawn from: the first question of a conversation and its answer.
+        seed: of that choice, and of the sampling where the temperature is above 0.
     """
 
     model: str
@@ -53,6 +58,9 @@ class Evaluate(Stage):
     batch_size: int = 128
     limit: int = 0
     blind: bool = False
+    plain: bool = False
+    shots: int = 0
+    demonstrations: Path | None = None
     seed: int = 0
 
     def run(self, out: Path) -> None:
@@ -62,9 +70,11 @@ class Evaluate(Stage):
             raise ChatwrightError(f"{self.data}: no prompts; give a file with at least one")
         documents = load(self.documents, Document) if self.documents else []
         documents = documents[: self.limit] if self.limit else documents
+        shots = self._shots()
         folder = checkpoint_of(self.model)
-        engine = Engine(load_model(folder).to(best_device()), Renderer.load(folder), self.batch_size)
-        sampling = Sampling(self.max_new_tokens, self.temperature, seed=self.seed)
+        engine = Engine(load_model(folder).to(best_device()), Renderer.load(folder, self.plain), self.batch_size)
+        stop = ("\n",) if self.plain else ()
+        sampling = Sampling(self.max_new_tokens, self.temperature, seed=self.seed, stop=stop)
 
         path = out / "answers.jsonl"
         answers = _written(path)
@@ -73,7 +83,8 @@ class Evaluate(Stage):
             while len(answers) < count:
                 rows = range(len(answers), min(len(answers) + size, count))
                 try:
-                    asked = [_blinded(prompts[row]) if self.blind else prompts[row] for row in rows]
+                    asked = [replace(prompts[row], messages=(*shots, *prompts[row].messages)) for row in rows]
+                    asked = [_blinded(prompt) for prompt in asked] if self.blind else asked
                     new = harness.ask(engine, asked, sampling, rows.start)
                 except ChatwrightError as error:
                     raise ChatwrightError(f"{self.data}: {error}") from error
@@ -90,6 +101,26 @@ class Evaluate(Stage):
                 bar.advance(len(documents))
         write(out / "scores.json", json.dumps(scores, indent=1, ensure_ascii=False))
         console.print(table(scores, title=f"{self.model} on {self.data}"))
+
+    def _shots(self) -> list[Message]:
+        """The turns that stand before every prompt."""
+        if not self.shots:
+            return []
+        if self.demonstrations is None:
+            raise ChatwrightError(f"shots={self.shots}: name the demonstrations that they are drawn from")
+        records = load(self.demonstrations, Demonstration)
+        if len(records) < self.shots:
+            raise ChatwrightError(
+                f"{self.demonstrations}: {len(records)} demonstrations, too few for {self.shots} shots"
+            )
+        chosen = np.random.default_rng(self.seed).choice(len(records), self.shots, replace=False)
+        return [message for i in chosen for message in _first_exchange(records[int(i)])]
+
+
+def _first_exchange(record: Demonstration) -> tuple[Message, ...]:
+    """The conversation up to its first answer."""
+    answered = next((i for i, message in enumerate(record.messages) if message.role == "assistant"), -1)
+    return record.messages[: answered + 1]
 
 
 def _blinded(prompt: Prompt) -> Prompt:

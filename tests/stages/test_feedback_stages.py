@@ -324,6 +324,25 @@ def test_an_adapter_is_kept_near_to_its_own_base(checkpoint, judge, prompts, tmp
     assert (tmp_path / "out" / "adapter" / "adapter_config.json").exists()
 
 
+def test_a_prompt_is_learned_by_reinforcement_and_judged_with(checkpoint, prompts, tmp_path):
+    """A policy that learns nothing but its soft prompt; its reward model is fitted on what it says, prompt and all."""
+    script = tmp_path / "length.py"
+    script.write_text("def short(prompt, text):\n    return -len(text) / 10\n")
+    adapter = Adapter("prompt", tokens=4)
+    stage = rl(checkpoint, "", prompts, method="rloo", verifier=f"{script}:short", responses=4, adapter=adapter)
+    stage.training.learning_rate = 1e-2
+    execute(stage, tmp_path / "out")
+    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["fresh_log_ratio"] < 1e-5 for line in lines) and lines[-1]["kl_k3"] != lines[0]["kl_k3"]
+    comparisons = tmp_path / "comparisons.parquet"
+    said = [Comparison(prompt.messages, ("yes", "no"), (0, 1), "p", "pair") for prompt in load(prompts, Prompt)]
+    save(said, comparisons)
+    execute(Reward(str(tmp_path / "out"), comparisons, comparisons, batch_size=8), tmp_path / "reward")
+    again = rl(tmp_path / "out", tmp_path / "reward", prompts, method="rloo", responses=4)
+    execute(again, tmp_path / "again")
+    assert (tmp_path / "again" / "DONE").exists()
+
+
 def test_rl_says_what_is_missing(checkpoint, judge, prompts, tmp_path):
     for match, settings in {
         "ppoo.*ppo, grpo": {"method": "ppoo"},

@@ -59,7 +59,7 @@ def test_an_adapter_learns_and_every_stage_and_peft_open_it(checkpoint, demonstr
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["lora", "prompt"])
+@pytest.mark.parametrize("method", METHODS)
 def test_sft_of_an_adapter_goes_on_where_it_was(checkpoint, demonstrations, tmp_path, monkeypatch, method):
     assert_resumes(sft(checkpoint, demonstrations, method), tmp_path, monkeypatch, after=5)
 

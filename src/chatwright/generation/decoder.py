@@ -63,7 +63,9 @@ class Decoder:
         self.rows: list[Row] = []
         self.logits = torch.empty(0)  # [rows, V], of the token that comes next
         self.bytes_per_token = bytes_per_token(model)
-        self.unsaid = torch.tensor(sorted(renderer.unsaid), dtype=torch.long, device=model.device)
+        # A soft prompt that is being learned has no rows in the head yet.
+        unsaid = sorted(token for token in renderer.unsaid if token < len(model.get_output_embeddings().weight))
+        self.unsaid = torch.tensor(unsaid, dtype=torch.long, device=model.device)
 
     @torch.inference_mode()
     def admit(self, waiting: deque[Request]) -> None:

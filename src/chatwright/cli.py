@@ -1,6 +1,5 @@
 """The command line: one subcommand a stage, and ``run`` for a recipe."""
 
-import ctypes
 import errno
 import os
 import sys
@@ -11,27 +10,16 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # before transformers 
 import transformers
 from jsonargparse import ArgumentParser
 
-from chatwright import recipe
+from chatwright import memory, recipe
 from chatwright.errors import ChatwrightError
 from chatwright.stages import STAGES
 from chatwright.stages.base import execute
-
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of mallopt(3)
-
-
-def _keep_memory() -> None:
-    """Let glibc keep freed memory: a step frees and asks for the same large tensors, and fresh pages cost more than a
-    third of a small model's step."""
-    libc = ctypes.CDLL(None)
-    if sys.platform == "linux" and hasattr(libc, "mallopt"):
-        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 64 * 2**20)):
-            libc.mallopt(option, value)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; a user's error is one line on standard error and status 1, an interruption status 130."""
     transformers.utils.logging.disable_progress_bar()
-    _keep_memory()
+    memory.keep()
     parser = _parser()
     options = parser.parse_args(arguments)
     command, chosen = options.subcommand, options[options.subcommand]

@@ -19,6 +19,7 @@ import yaml
 from jsonargparse import ArgumentError as JsonArgumentError
 from jsonargparse import ArgumentParser, Namespace
 
+from chatwright import memory
 from chatwright.errors import ChatwrightError
 from chatwright.files import locked
 from chatwright.stages import STAGES
@@ -43,6 +44,7 @@ def run(path: Path, out: Path | None = None) -> None:
             Bar.place = f"stage {number} of {len(stages)} · "
             if not execute(stage, folder / name):
                 console.print(f"stage {number} of {len(stages)} · {name}: finished before")
+            memory.give_back()
         Bar.place = ""
         _say_what_is_there(folder, stages)
 

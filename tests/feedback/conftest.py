@@ -20,7 +20,7 @@ from chatwright.feedback.database import Database
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
-    """The URL of a PostgreSQL server, without the name of a database."""
+    """The URL of a PostgreSQL server."""
     installed = [shutil.which("initdb"), *sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))]
     binaries = next((Path(found).parent for found in installed if found), None)
     if binaries is None:
@@ -44,7 +44,7 @@ def server() -> Iterator[str]:
         run("initdb", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync")
         options = f"-k {folder} -c listen_addresses='' -c fsync=off -c max_connections=200"
         run("pg_ctl", "start", "-w", "-o", options, "-l", str(folder / "log"))
-        yield f"postgresql://postgres@/{{}}?host={folder}"
+        yield f"postgresql://postgres@/postgres?host={folder}"
         run("pg_ctl", "stop", "-m", "immediate")
     finally:
         shutil.rmtree(folder)

@@ -13,11 +13,11 @@ ORIGIN = Origin("tiny", "a" * 64, {"temperature": 1.0}, "stop", 3, 2)
 
 
 def empty(server: str) -> str:
-    """The URL of a new PostgreSQL database."""
+    """The URL of an empty PostgreSQL database: a schema of its own, which is made sooner than a database."""
     name = f"chat_{uuid4().hex}"
-    with psycopg.connect(server.format("postgres"), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return server.format(name)
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {name}")
+    return f"{server}&options=-csearch_path%3D{name}"
 
 
 def person(database: Database, name: str, role: str = "user", consent: bool = False):

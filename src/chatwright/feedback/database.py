@@ -6,7 +6,7 @@
 
 SQLite has one writer at a time. A lock file hands the turn to the next, across threads and processes, so that SQLite
 never has to refuse anybody; readers see the last commit and wait for nobody (WAL). PostgreSQL has as many writers as
-come; an operation locks the conversation or account that it works on.
+there are people: two writers of one person wait for each other.
 
 A transaction is made for one person, checks what that person may touch, and writes into the journal what it changed. It
 is on disk when the block ends, and nothing of it when the block ends with an error or the process is killed.
@@ -34,6 +34,7 @@ from chatwright.files import locked
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY = 60_000  # ms that SQLite waits for programs that know nothing of our lock file, such as its own shell
 MIGRATING = 4_207_849_484  # of PostgreSQL's advisory locks
+DEADLOCK = "40P01"  # PostgreSQL's code; two people who change each other's accounts at once
 
 Owned = TypeVar("Owned", Conversation, Message, File, ApiKey, Evaluation)
 
@@ -54,7 +55,6 @@ class Transaction(Session):
     """What one person does in one piece. Everything that touches somebody's data asks `own` for it, or `require`."""
 
     person: User | None = None
-    writes: bool = False
 
     @property
     def actor(self) -> User:
@@ -74,8 +74,7 @@ class Transaction(Session):
         return self.actor
 
     def own(self, kind: type[Owned], key: UUID) -> Owned:
-        """The object with that id, which must be the actor's. While writing, its conversation, or itself where it is in
-        none, is kept from other writers until the transaction ends.
+        """The object with that id, which must be the actor's.
 
         Raises:
             NotFound: there is none, or it is not the actor's.
@@ -83,10 +82,7 @@ class Transaction(Session):
         query = select(kind).where(kind.id == key)
         query = query.join(Conversation, Conversation.id == Message.conversation_id) if kind is Message else query
         holder: Any = Conversation if kind is Message else kind
-        query = query.where(holder.owner_id == self.actor.id)
-        if self.writes:
-            query = query.with_for_update(of=holder).execution_options(populate_existing=True)
-        found = self.scalar(query)
+        found = self.scalar(query.where(holder.owner_id == self.actor.id))
         if found is None:
             raise NotFound(f"there is no such {kind.__name__.lower()} of yours; it may have been deleted")
         return found
@@ -131,17 +127,18 @@ class Database:
 
     @contextmanager
     def writing(self, person: UUID | None = None) -> Iterator[Transaction]:
-        """Change the data, wholly or not at all. Keep it short: with SQLite everybody else waits.
+        """Change the data, wholly or not at all. Keep it short: with SQLite everybody else waits. What was loaded can
+        still be read afterwards.
 
         Args:
             person: the id of who acts; None for what the program itself does.
 
         Raises:
-            Conflict: it would break a rule of the data.
+            Conflict: it would break a rule of the data, or somebody else was quicker.
         """
         with self._turn(), Transaction(self.engine, expire_on_commit=False) as session, plain_errors():
-            session.writes = True
-            session.person = session.get(User, person) if person else None
+            if person:  # PostgreSQL: alone among the writers of this person
+                session.person = session.get(User, person, with_for_update={"key_share": True})
             yield session
             session.commit()
 
@@ -223,6 +220,10 @@ def plain_errors() -> Iterator[None]:
     """Say which rule was broken, without the row that broke it: that is what somebody wrote."""
     try:
         yield
+    except OperationalError as error:
+        if getattr(error.orig, "sqlstate", None) == DEADLOCK:
+            raise Conflict("somebody else was changing the same; try again") from None
+        raise
     except (IntegrityError, DataError) as error:
         diagnosis = getattr(error.orig, "diag", None)
         rule = (diagnosis.constraint_name or diagnosis.sqlstate or "bad value") if diagnosis else error.orig

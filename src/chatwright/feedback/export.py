@@ -5,6 +5,7 @@ written: what somebody tells about themselves in a message stands in it.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import select
@@ -18,34 +19,56 @@ from chatwright.feedback.tables import Conversation, Evaluation, Message, User
 RANKS = {"first": (0, 1), "second": (1, 0), "tie": (0, 0), "neither": (0, 0)}
 
 
+@dataclass(frozen=True)
+class Judged:
+    """An evaluation, who made it, the conversation up to what was judged, and the answers in the order shown."""
+
+    evaluation: Evaluation
+    judge: User
+    prompt: tuple[records.Message, ...]
+    answers: list[Message]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return tuple(answer.text for answer in self.answers)
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """Which models answered and how, whether each answer came to its end, who judged and when."""
+        return {
+            "conversation": str(self.answers[0].conversation_id),
+            "models": [answer.model for answer in self.answers],
+            "checkpoints": [answer.checkpoint for answer in self.answers],
+            "sampling": [answer.sampling for answer in self.answers],
+            "finished": [answer.finish_reason == "stop" for answer in self.answers],
+            "at": self.evaluation.changed_at.isoformat(),
+            "annotator": self.judge.pseudonym,
+            "role": self.judge.role,
+        }
+
+
 def demonstrations(session: Session) -> Iterator[Demonstration]:
     """Corrections: the conversation up to the answer, then what it should have been. Only that is to be learned: the
     answers before it are the model's own."""
-    for evaluation, judge in _evaluations(session, "correction"):
-        corrected = records.Message.of("assistant", evaluation.text or "")
-        meta = {**_meta(session, evaluation, judge), "learn": "last"}
-        yield Demonstration((*_prompt(session, evaluation), corrected), meta)
+    for one in _judged(session, "correction"):
+        corrected = records.Message.of("assistant", one.evaluation.text or "")
+        yield Demonstration((*one.prompt, corrected), {**one.meta, "learn": "last"})
 
 
 def comparisons(session: Session) -> Iterator[Comparison]:
-    """Pairs of answers in the order in which they were shown. Two bad ones are a tie; ``meta["verdict"]`` says so."""
-    for evaluation, judge in _evaluations(session, "comparison"):
-        meta = {**_meta(session, evaluation, judge), "verdict": evaluation.verdict}
-        ranks = RANKS[evaluation.verdict or "tie"]
-        yield Comparison(
-            _prompt(session, evaluation), _texts(session, evaluation), ranks, judge.pseudonym, "pair", meta
-        )
+    """Pairs of answers. Two bad ones are a tie; ``meta["verdict"]`` says so."""
+    for one in _judged(session, "comparison"):
+        verdict = one.evaluation.verdict or "tie"
+        meta = {**one.meta, "verdict": verdict}
+        yield Comparison(one.prompt, one.texts, RANKS[verdict], one.judge.pseudonym, "pair", meta)
 
 
 def labelled(session: Session) -> Iterator[Comparison]:
     """Thumbs: single answers, of rank 0 if good and 1 if bad, as kto learns from them."""
-    for evaluation, judge in _evaluations(session, "thumb"):
-        told = {"reasons": evaluation.reasons, "comment": evaluation.comment}
-        meta = {**_meta(session, evaluation, judge), **told}
-        ranks = (0 if evaluation.good else 1,)
-        yield Comparison(
-            _prompt(session, evaluation), _texts(session, evaluation), ranks, judge.pseudonym, "label", meta
-        )
+    for one in _judged(session, "thumb"):
+        meta = {**one.meta, "reasons": one.evaluation.reasons, "comment": one.evaluation.comment}
+        ranks = (0 if one.evaluation.good else 1,)
+        yield Comparison(one.prompt, one.texts, ranks, one.judge.pseudonym, "label", meta)
 
 
 def prompts(session: Session) -> Iterator[Prompt]:
@@ -56,7 +79,8 @@ def prompts(session: Session) -> Iterator[Prompt]:
         yield Prompt(records_of(ancestry(session, key)), meta={"conversation": str(conversation)})
 
 
-def _evaluations(session: Session, kind: str) -> Iterator[tuple[Evaluation, User]]:
+def _judged(session: Session, kind: str) -> Iterator[Judged]:
+    """The evaluations of a kind where both the judge and who wrote the conversation agree."""
     judge, writer = aliased(User), aliased(User)
     query = (
         select(Evaluation, judge)
@@ -67,33 +91,7 @@ def _evaluations(session: Session, kind: str) -> Iterator[tuple[Evaluation, User
         .where(Evaluation.kind == kind, judge.consent, writer.consent)
         .order_by(Evaluation.created_at, Evaluation.id)
     )
-    yield from session.execute(query).all()
-
-
-def _prompt(session: Session, evaluation: Evaluation) -> tuple[records.Message, ...]:
-    return records_of(ancestry(session, evaluation.prompt_id))
-
-
-def _answers(session: Session, evaluation: Evaluation) -> list[Message]:
-    """The answers that are judged, in the order in which they were shown."""
-    keys = [key for key in (evaluation.message_id, evaluation.other_id) if key]
-    return [session.get_one(Message, key) for key in keys]
-
-
-def _texts(session: Session, evaluation: Evaluation) -> tuple[str, ...]:
-    return tuple(answer.text for answer in _answers(session, evaluation))
-
-
-def _meta(session: Session, evaluation: Evaluation, judge: User) -> dict[str, Any]:
-    """Which model answered and how, who judged and when; ``finished``: whether each answer came to its end."""
-    answers = _answers(session, evaluation)
-    return {
-        "conversation": str(answers[0].conversation_id),
-        "models": [answer.model for answer in answers],
-        "checkpoints": [answer.checkpoint for answer in answers],
-        "sampling": [answer.sampling for answer in answers],
-        "finished": [answer.finish_reason == "stop" for answer in answers],
-        "at": evaluation.changed_at.isoformat(),
-        "annotator": judge.pseudonym,
-        "role": judge.role,
-    }
+    for evaluation, person in session.execute(query).all():
+        keys = [key for key in (evaluation.message_id, evaluation.other_id) if key]
+        answers = [session.get_one(Message, key) for key in keys]
+        yield Judged(evaluation, person, records_of(ancestry(session, evaluation.prompt_id)), answers)

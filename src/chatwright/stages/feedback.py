@@ -68,7 +68,7 @@ class FeedbackExport(Stage):
                 f"{self.database}: nobody has said anything and agreed to its use; ask people to agree"
             )
         write(out / "counts.json", json.dumps(counts, indent=1))
-        console.print(", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in counts.items()))
+        console.print(", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in counts.items()), soft_wrap=True)
 
     def _side(self, records: Iterable[Record], heldout: bool) -> Iterator[Record]:
         """The records of the conversations that are held out, or those of the others."""
@@ -98,7 +98,7 @@ class FeedbackCopy(Stage):
 
     def run(self, out: Path) -> None:
         source, target = opened(self.database), Database(self.to)
-        console.print(f"{target.name}: {copy(source, target)} rows copied from {source.name}")
+        console.print(f"{target.name}: {copy(source, target)} rows copied from {source.name}", soft_wrap=True)
 
 
 def opened(url: str) -> Database:

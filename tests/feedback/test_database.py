@@ -27,10 +27,11 @@ from chatwright.feedback.tables import Base, Evaluation, File, Journal, Message,
 ROOT = Path(__file__).parents[2]
 
 
-def writer(url, *arguments):
-    """Start tests/feedback/writer.py."""
+def writer(url, errors, *arguments):
+    """Start tests/feedback/writer.py; what goes wrong there is added to the file ``errors``."""
     command = [sys.executable, "-m", "tests.feedback.writer", url, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with errors.open("a") as file:
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=file, text=True)
 
 
 @pytest.fixture
@@ -41,25 +42,25 @@ def board(database):
         return ann, conversations.create(session, uuid4(), "board").id
 
 
-def test_fifty_writers_at_once_all_write_and_nobody_is_refused(database, url, board):
+def test_fifty_writers_at_once_all_write_and_nobody_is_refused(database, url, board, tmp_path):
     ann, conversation = board
-    writers = [writer(url, ann, conversation, 25, 2) for _ in range(2)]
+    errors = tmp_path / "errors"
+    writers = [writer(url, errors, ann, conversation, 25, 2) for _ in range(2)]
     while any(process.poll() is None for process in writers):
         with database.reading(ann) as session:  # A reader beside them sees a consistent conversation.
             numbers = [message.number for message in conversations.read(session, conversation)]
         assert numbers == list(range(1, len(numbers) + 1))
         time.sleep(0.05)
-    results = [process.communicate() for process in writers]
-    assert [errors for _, errors in results if errors] == []
-    acknowledged = {UUID(line) for lines, _ in results for line in lines.split()}
+    acknowledged = {UUID(line) for process in writers for line in process.communicate()[0].split()}
+    assert errors.read_text() == ""
     with database.reading(ann) as session:
         assert {message.id for message in conversations.read(session, conversation)} == acknowledged
     assert len(acknowledged) == 100
 
 
-def test_a_kill_in_the_middle_loses_nothing_that_was_acknowledged(database, url, board):
+def test_a_kill_in_the_middle_loses_nothing_that_was_acknowledged(database, url, board, tmp_path):
     ann, conversation = board
-    process = writer(url, ann, conversation, 4, 1_000_000)
+    process = writer(url, tmp_path / "errors", ann, conversation, 4, 1_000_000)
     acknowledged = [process.stdout.readline() for _ in range(40)]
     os.kill(process.pid, signal.SIGKILL)
     acknowledged += process.communicate()[0].split("\n")[:-1]

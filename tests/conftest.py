@@ -28,6 +28,14 @@ LINES = [
 CONTEXT = 128
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say at the end what was not tested; see tests/feedback/conftest.py."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if "PostgreSQL" in str(report.longrepr)]
+    if skipped:
+        line = f"POSTGRESQL WAS NOT TESTED ({len(skipped)} tests skipped): apt-get install postgresql, and run again"
+        terminalreporter.write_line(line, red=True, bold=True)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _interruptible() -> None:
     """Ctrl-C works in tests also where the suite runs in the background, with SIGINT ignored from its start."""

@@ -34,18 +34,18 @@ def main(arguments: list[str] | None = None) -> int:
     _keep_memory()
     parser = _parser()
     options = parser.parse_args(arguments)
-    command = options.subcommand
-    chosen = options[command]
+    command, chosen = options.subcommand, options[options.subcommand]
+    while "subcommand" in chosen:
+        command, chosen = f"{command} {chosen.subcommand}", chosen[chosen.subcommand]
     try:
         if command == "run":
             recipe.run(Path(chosen.recipe), chosen.out)
             return 0
-        settings = vars(parser.instantiate(options)[command])
-        out = settings.pop("out", None)
+        settings = vars(parser.instantiate(options)[command.replace(" ", ".")])
+        out = settings.pop("out", Path())
         settings.pop("config", None)
-        stage = STAGES[command](**settings)
-        if not execute(stage, Path(out or Path("runs") / command)):
-            print(f"{out or Path('runs') / command}: finished before; nothing to do")
+        if not execute(STAGES[command](**settings), out):
+            print(f"{out}: finished before; nothing to do")
     except ChatwrightError as error:
         print(f"chatwright: {error}", file=sys.stderr)
         return 1
@@ -69,13 +69,22 @@ def _parser() -> ArgumentParser:
     runner.add_argument("recipe", type=str, help="the recipe's YAML file")
     runner.add_argument("--out", type=Path | None, default=None, help="the run's folder instead of the recipe's")
     commands.add_subcommand("run", runner)
+    groups = {"": commands}
     for name, stage in STAGES.items():
+        group, _, command = name.rpartition(" ")
+        if group not in groups:
+            title = f"Commands about {group}."
+            parent = ArgumentParser(description=title)
+            commands.add_subcommand(group, parent, help=title)
+            groups[group] = parent.add_subcommands(dest="subcommand")
         one = ArgumentParser(description=(stage.__doc__ or "").strip())
         one.add_argument("--config", action="config", help="settings from a YAML file")
         one.add_class_arguments(stage, None)
         if stage.artifact:
-            one.add_argument("--out", type=Path, default=Path("runs") / name, help="the artifact's folder")
-        commands.add_subcommand(name, one, help=(stage.__doc__ or "").strip().split("\n")[0])
+            one.add_argument(
+                "--out", type=Path, default=Path("runs") / name.replace(" ", "-"), help="the artifact's folder"
+            )
+        groups[group].add_subcommand(command, one, help=(stage.__doc__ or "").strip().split("\n")[0])
     return parser
 
 

@@ -47,8 +47,11 @@ def digest(path: Path) -> str:
 
 
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Hold ``out`` for this process.
+def locked(out: Path, wait: bool = False) -> Iterator[None]:
+    """Hold ``out`` for this block alone, among all threads and processes; a kill lets go of it.
+
+    Args:
+        wait: for whoever holds it.
 
     Raises:
         ChatwrightError: another run holds it.
@@ -56,7 +59,7 @@ def locked(out: Path) -> Iterator[None]:
     out.parent.mkdir(parents=True, exist_ok=True)
     with (out.parent / f".{out.name}.lock").open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ChatwrightError(f"{out}: another run is at work here; wait for it or choose another --out") from error
         yield

@@ -108,7 +108,8 @@ class Demonstration:
     """A conversation whose assistant turns are what the model should say.
 
     Where somebody judged the last of them step by step, a step being a line of it that is not blank, ``meta["steps"]``
-    holds a label for each: 1 right, 0 neutral, -1 wrong (as PRM800K has them), or true and false.
+    holds a label for each: 1 right, 0 neutral, -1 wrong (as PRM800K has them), or true and false. Where
+    ``meta["learn"]`` is "last", only the last assistant turn is what it should say.
     """
 
     kind: ClassVar[str] = "demonstration"

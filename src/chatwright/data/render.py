@@ -151,8 +151,8 @@ class Renderer:
             telling.instructions = tool_instructions(schemas)
         return telling
 
-    def demonstration(self, messages: Sequence[Message]) -> Rendered:
-        """Render a conversation; every assistant turn with its end token is supervised.
+    def demonstration(self, messages: Sequence[Message], last: bool = False) -> Rendered:
+        """Render a conversation; every assistant turn with its end token is supervised, or the ``last`` alone.
 
         Raises:
             ChatwrightError: no assistant turn, or a template that supervises nothing.
@@ -161,6 +161,7 @@ class Renderer:
         turns = [i for i, message in enumerate(messages) if message.role == "assistant"]
         if not turns:
             raise ChatwrightError("a demonstration without an assistant turn teaches nothing; add the answer")
+        turns = turns[-1:] if last else turns
         chat = self._chat(messages)
         text = self._templates([chat], generate=False)[0]
         starts = []

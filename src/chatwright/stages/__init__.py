@@ -7,6 +7,7 @@ from chatwright.stages.bestofn import BestOfN
 from chatwright.stages.chat import Chat
 from chatwright.stages.data import Data
 from chatwright.stages.evaluate import Evaluate
+from chatwright.stages.feedback import FeedbackCopy, FeedbackExport
 from chatwright.stages.instructions import Instructions
 from chatwright.stages.prefer import Prefer
 from chatwright.stages.pretrain import Pretrain
@@ -37,5 +38,7 @@ STAGES: dict[str, type[Stage]] = {
         Report,
         Chat,
         Serve,
+        FeedbackExport,
+        FeedbackCopy,
     )
 }

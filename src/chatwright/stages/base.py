@@ -35,7 +35,12 @@ class Stage:
 
     @classmethod
     def name(cls) -> str:
+        """Of its command; a space divides a group of commands from the command."""
         return cls.__name__.lower()
+
+    def inputs(self) -> dict[str, str]:
+        """What tells by field whether an input that is no plain file has changed."""
+        return {}
 
     def settings(self) -> dict[str, Any]:
         return json.loads(json.dumps(dataclasses.asdict(self), default=str))
@@ -106,9 +111,9 @@ def _set_aside(out: Path) -> None:
 def _hashes_of_inputs(stage: Stage) -> dict[str, str]:
     """Hash every file or artifact folder that a field names, and the file of a ``file.py:function``; a path that does
     not exist is the stage's to judge."""
-    hashes = {}
+    hashes = stage.inputs()
     for key, value in _leaves(dataclasses.asdict(stage)):
-        if isinstance(value, Path | str) and str(value):
+        if key not in hashes and isinstance(value, Path | str) and str(value):
             path = Path(re.sub(r"\.py:\w+$", ".py", str(value)))
             if path.exists():
                 hashes[key] = _hash_of(path)

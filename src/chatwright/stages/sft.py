@@ -21,7 +21,7 @@ from chatwright.training.loop import Training, fit
 
 @dataclass
 class SFT(Stage):
-    """Fine-tune a model on demonstrations; every assistant turn is learned.
+    """Fine-tune a model on demonstrations; every assistant turn is learned, or the last where a demonstration says so.
 
     Args:
         model: a checkpoint, an artifact, or the name of a pretrained model.
@@ -58,7 +58,10 @@ class SFT(Stage):
         renderer = self.adapter.prepare(Renderer.load(folder))
         demonstrations = load(self.demonstrations, Demonstration)
         count = min(self.limit, len(demonstrations)) if self.limit else len(demonstrations)
-        rows = [renderer.demonstration(demonstrations[i].messages) for i in range(count)]
+        rows = [
+            renderer.demonstration(one.messages, last=one.meta.get("learn") == "last")
+            for one in (demonstrations[i] for i in range(count))
+        ]
         kept = [row for row in rows if len(row) <= self.max_length]
         if len(kept) < len(rows):
             console.print(

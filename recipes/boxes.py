@@ -7,12 +7,11 @@ prompts.
 import json
 import random
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
-from transformers.utils import get_json_schema
-
-from chatwright.data.records import Prompt
-from chatwright.data.render import tool_instructions
+from chatwright.data.records import Message, Prompt
+from chatwright.feedback.environments import Tools
 
 COLOURS = ["red", "green", "blue", "white", "black", "pink", "brown", "grey"]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -32,12 +31,19 @@ def right(prompt: Prompt, text: str) -> float:
     return float([word for word in COLOURS if word in text] == [prompt.reference])
 
 
-def main(folder: Path, documents: int = 6000, demonstrations: int = 1500) -> None:
+def look_up(prompt: Prompt, turns: Sequence[Message]) -> Message | None:
+    """`colour` as a tool whose description the policy need not read: it has met its calls in the demonstrations."""
+    return TOOLS(prompt, turns)
+
+
+TOOLS = Tools([colour])
+
+
+def main(folder: Path, documents: int = 6000, demonstrations: int = 4000) -> None:
     rng = random.Random(0)
     boxes = [a + b for a in LETTERS for b in LETTERS]
     rng.shuffle(boxes)
-    system = {"role": "system", "content": tool_instructions([get_json_schema(colour)])}
-    texts, talks = [system["content"]] * 20, []
+    texts, talks = [], []
     for number in range(max(documents, demonstrations)):
         box = rng.choice(boxes[:500])
         call = json.dumps({"name": "colour", "arguments": {"box": box}})
@@ -45,12 +51,11 @@ def main(folder: Path, documents: int = 6000, demonstrations: int = 1500) -> Non
         texts.append(f"{question} {call} {found} It is {found}.")
         looked = [{"role": "assistant", "content": call}, {"role": "tool", "content": found}] if number % 2 else []
         answer = {"role": "assistant", "content": f"It is {found}."}
-        talks.append([system, {"role": "user", "content": question}, *looked, answer])
-    prompts = [{"question": f"What colour is box {box}?", "answer": colour(box)} for box in boxes[500:]]
+        talks.append([{"role": "user", "content": question}, *looked, answer])
     rows = {
-        "documents": [{"text": text} for text in texts],
+        "documents": [{"text": text} for text in texts[:documents]],
         "demonstrations": [{"messages": talk} for talk in talks[:demonstrations]],
-        "prompts": prompts,
+        "prompts": [{"question": f"What colour is box {box}?", "answer": colour(box)} for box in boxes[500:]],
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, made in rows.items():

@@ -416,6 +416,15 @@ def test_findings_that_cannot_be_shown_are_named(tmp_path):
         Report(arms={"sft": tmp_path / "sizes"}).run(tmp_path / "report")
 
 
+def test_a_reward_model_of_steps_is_told_as_such(tmp_path):
+    stage = made_up_run(tmp_path / "demo")
+    steps = {"accuracy": 0.8, "low": 0.7, "high": 0.9, "n": 50, "of": "steps"}
+    (tmp_path / "demo" / "reward" / "scores.json").write_text(json.dumps(steps))
+    stage.run(tmp_path / "demo" / "report")
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert "labels <strong>80.0%</strong> of the steps" in page and "of the pairs as" not in page
+
+
 def test_a_claim_needs_one_target():
     for claim in (
         Claim("nothing", "tokens"),

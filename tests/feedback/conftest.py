@@ -22,7 +22,7 @@ from chatwright.feedback.database import Database
 def server() -> Iterator[str]:
     """The URL of a PostgreSQL server."""
     installed = [shutil.which("initdb"), *sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))]
-    binaries = next((Path(found).parent for found in installed if found), None)
+    binaries = next((Path(found).resolve().parent for found in installed if found), None)
     if binaries is None:
         reason = "PostgreSQL is not installed (Debian: apt-get install postgresql)"
         (pytest.fail if os.environ.get("CHATWRIGHT_POSTGRESQL") == "required" else pytest.skip)(reason)

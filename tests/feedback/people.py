@@ -1,6 +1,6 @@
 """People, talks and databases for tests."""
 
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 
@@ -33,9 +33,9 @@ def text(words: str) -> list[Content]:
     return [Content("text", words)]
 
 
-def talk(session, *turns: str, title: str = "a talk"):
+def talk(session, *turns: str, title: str = "a talk", key: UUID | None = None):
     """A conversation whose turns are the user's and the assistant's by turns; the ids of the messages."""
-    conversation = conversations.create(session, uuid4(), title).id
+    conversation = conversations.create(session, key or uuid4(), title).id
     keys = []
     for i, words in enumerate(turns):
         role, origin = ("assistant", ORIGIN) if i % 2 else ("user", None)

@@ -5,6 +5,7 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
+from argon2 import PasswordHasher
 from sqlalchemy import func, select, text
 from tests.feedback.people import person, talk
 
@@ -27,6 +28,12 @@ from chatwright.feedback.tables import (
 )
 
 PASSWORD = "correct horse"
+
+
+@pytest.fixture(autouse=True)
+def _cheap(monkeypatch):
+    """Passwords cost less time here than outside."""
+    monkeypatch.setattr(accounts, "hasher", PasswordHasher(time_cost=1, memory_cost=64))
 
 
 def test_the_first_owner_comes_by_a_link_that_works_once(database):
@@ -119,9 +126,11 @@ def test_signing_in_and_out(database, ann):
 
 
 def test_a_wrong_name_and_a_wrong_password_are_the_same_answer_after_the_same_work(database, ann, monkeypatch):
+    monkeypatch.setattr(accounts, "hasher", PasswordHasher())
+    accounts.change_password(database, ann, PASSWORD, "as outside")
     verified = []
-    verify = accounts.PasswordHasher.verify
-    monkeypatch.setattr(accounts.PasswordHasher, "verify", lambda *given: verified.append(given[1]) or verify(*given))
+    verify = PasswordHasher.verify
+    monkeypatch.setattr(PasswordHasher, "verify", lambda *given: verified.append(given[1]) or verify(*given))
     messages = set()
     for name, password in [("ann", "wrong password"), ("nobody", "wrong password"), ("nobody", PASSWORD)]:
         with pytest.raises(NotAllowed) as caught:

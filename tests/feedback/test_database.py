@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -261,10 +262,19 @@ def test_everything_moves_from_sqlite_to_postgresql_and_back(server, tmp_path, b
     source.close(), target.close()
 
 
+def test_postgresql_must_keep_every_language(server):
+    name = f"ascii_{uuid4().hex}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} ENCODING SQL_ASCII LOCALE 'C' TEMPLATE template0")
+    with pytest.raises(ChatwrightError, match="createdb --encoding UTF8"):
+        Database(server.replace("/postgres?", f"/{name}?"))
+
+
 def test_wrong_urls_are_one_line(tmp_path):
     (tmp_path / "notes.txt").write_text("these are notes and no database, of more than some hundred bytes " * 9)
     for url, words in [
         (str(tmp_path / "no/chat.db"), "make it"),
+        (str(tmp_path / "notes.txt"), "not a database"),
         ("mysql://host/name", "give the path"),
         ("sqlite://", "give the path"),
         ("postgresql://ann:secret@localhost:1/none", "cannot be opened"),

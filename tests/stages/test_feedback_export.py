@@ -1,7 +1,7 @@
 """`chatwright feedback export` and `copy` as a user runs them; what is exported trains tiny real models."""
 
 import json
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from tests.conftest import picture
@@ -14,7 +14,7 @@ from chatwright.feedback import accounts, conversations, evaluations
 from chatwright.feedback.conversations import Content
 from chatwright.feedback.database import Database
 
-SMALL = "--batch_size 8 --epochs 1 --training.precision fp32"
+SMALL = "--batch_size 4 --epochs 1 --training.precision fp32"
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def chats(tmp_path):
     with database.writing(ann) as session:
         for i in range(16):
             file = conversations.upload(session, Part.of_image(picture(i)).media, "image/png")
-            conversation, (_, hi) = talk(session, f"hello {i}", "hi")
+            conversation, (_, hi) = talk(session, f"hello {i}", "hi", key=UUID(int=i))
             content = [Content("image", sha256=file.sha256), Content("text", "What?")]
             asked = conversations.add(session, conversation, uuid4(), hi, "user", content).id
             dog, cat = (
@@ -75,7 +75,9 @@ def test_an_export_is_made_again_when_somebody_has_changed_something(chats, tmp_
     path, ann = chats
     command = ["feedback", "export", "--database", str(path), "--out", str(tmp_path / "feedback")]
     assert main(command) == 0 and "16 demonstrations" in capsys.readouterr().out
-    assert main(command) == 0 and "nothing to do" in capsys.readouterr().out
+    recipe = tmp_path / "recipe.yaml"  # The same by a recipe is done already.
+    recipe.write_text(f"out: {tmp_path}\nstages:\n  feedback: {{stage: feedback export, database: {path}}}\n")
+    assert main(["run", str(recipe)]) == 0 and "finished before" in capsys.readouterr().out
     database = Database(str(path))
     with database.writing(ann) as session:
         accounts.set_consent(session, False)

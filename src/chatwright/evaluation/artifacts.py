@@ -7,8 +7,9 @@
   optionally ``by_language`` and ``by_split``, each name -> the same five numbers.
 - an arm's ``answers.jsonl``: a line an answer, {id, task, language, split, question, reference, answer, correct, row}
   with ``row`` the place of the prompt in the held-out data; ``id`` names the same question in every arm.
-- the reward stage's ``scores.json`` {accuracy, low, high, n, agreement_ceiling (null where it is not known)} and
-  ``examples.jsonl``, a line an answer, {end: "best" or "worst", row, response, score} with ``row`` the place of the
+- the reward stage's ``scores.json`` {accuracy, low, high, n, agreement_ceiling (null or absent where it is not known),
+  of ("steps" where steps were judged, else pairs)} and ``examples.jsonl``, a line an answer, {end: "best" or "worst",
+  row, response, score} with ``row`` the place of the
   comparison in the held-out comparisons.
 - the annotate stage's ``agreement.json`` {agreement, target, n}.
 """

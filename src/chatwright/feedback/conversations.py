@@ -140,9 +140,9 @@ def search(session: Transaction, words: str, limit: int = 100, offset: int = 0) 
         select(Message.id)
         .join(Part, Part.message_id == Message.id)
         .where(Message.conversation_id == Conversation.id)
-        .where(func.lower(Part.text).contains(words.lower(), autoescape=True))
+        .where(Part.text.icontains(words, autoescape=True))
     )
-    in_title = func.lower(Conversation.title).contains(words.lower(), autoescape=True)
+    in_title = Conversation.title.icontains(words, autoescape=True)
     return session.scalars(_latest(session).where(or_(in_title, holds.exists())).limit(limit).offset(offset)).all()
 
 
@@ -152,12 +152,12 @@ def _latest(session: Transaction) -> Select[Conversation]:
     return query.order_by(func.coalesce(last, Conversation.created_at).desc(), Conversation.id)
 
 
-def spoken_at(session: Transaction, listed: Sequence[Conversation]) -> dict[UUID, datetime]:
-    """When somebody last spoke in each of these conversations; when it began, where nobody has."""
-    query = select(Message.conversation_id, func.max(Message.created_at)).group_by(Message.conversation_id)
-    spoken = query.where(Message.conversation_id.in_([conversation.id for conversation in listed]))
-    began = {conversation.id: conversation.created_at for conversation in listed}
-    return began | dict(session.execute(spoken).all())
+def spoken_at(session: Transaction, keys: Sequence[UUID]) -> dict[UUID, datetime]:
+    """When somebody last spoke in each of these conversations of the actor; when it began, where nobody has."""
+    last = func.coalesce(func.max(Message.created_at), Conversation.created_at)
+    query = select(Conversation.id, last).outerjoin(Message).group_by(Conversation.id)
+    query = query.where(Conversation.id.in_(keys), Conversation.owner_id == session.actor.id)
+    return dict(session.execute(query).all())
 
 
 def rename(session: Transaction, conversation: UUID, title: str) -> None:

@@ -13,6 +13,7 @@ is on disk when the block ends, and nothing of it when the block ends with an er
 """
 
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -24,7 +25,7 @@ from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, func, insert, inspect, make_url, select, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DataError, IntegrityError, OperationalError
 from sqlalchemy.orm import Session, UOWTransaction
 
 from chatwright.errors import ChatwrightError
@@ -111,8 +112,8 @@ class Database:
         try:
             with self._turn():
                 self._migrate()
-        except OperationalError as error:
-            reason = str(error.orig).strip().splitlines()[0]
+        except (DatabaseError, sqlite3.DatabaseError) as error:
+            reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
             raise ChatwrightError(f"{self.name}: cannot be opened ({reason}); check its name and its rights") from None
 
     def close(self) -> None:
@@ -157,7 +158,8 @@ class Database:
     def _engine(self) -> Engine:
         # Parameters are what people write: they must not get into messages of errors, and so into logs.
         if self.file is None:
-            return create_engine(self.url, hide_parameters=True, pool_pre_ping=True)
+            arguments = {"client_encoding": "utf8"}  # whatever the database's own, which _migrate looks at
+            return create_engine(self.url, hide_parameters=True, pool_pre_ping=True, connect_args=arguments)
         if not self.file.parent.is_dir():
             raise ChatwrightError(f"{self.file}: the folder {self.file.parent} does not exist; make it")
         try:
@@ -207,7 +209,7 @@ def parse(url: str) -> URL:
         ) from error
     backend = parsed.get_backend_name()
     if backend == "postgresql":
-        return parsed.set(drivername="postgresql+psycopg")
+        return parsed.set(drivername="postgresql")
     if backend != "sqlite" or parsed.database in (None, "", ":memory:"):
         raise ChatwrightError(
             f"{backend} {parsed.database}: give the path of a SQLite file or postgresql://user@host/name"

@@ -121,6 +121,7 @@ class Experience:
         buffer.prompts[:] = torch.arange(number * asked, (number + 1) * asked).repeat_interleave(group)
         buffer.prompts.remainder_(len(self.prompts))
         parts, rows = torch.zeros(3, settings.rollouts), torch.arange(settings.rollouts)
+        penalty = 0 if self.objective.punishes_length else settings.unfinished_penalty
         unfinished, turns = torch.zeros(2, settings.rollouts)
         for attempt in range(1 + RESAMPLES * self.objective.resamples):
             if attempt:
@@ -132,7 +133,7 @@ class Experience:
             unfinished[rows] = torch.tensor([float(not one.finished) for one in said])
             turns[rows] = torch.tensor([sum(turn.role == "assistant" for turn in one.turns) for one in said]).float()
             parts[:, rows] = self._score(rows, [one.text for one in said])
-            scores = parts[0] + parts[1] - settings.unfinished_penalty * unfinished
+            scores = parts[0] + parts[1] - penalty * unfinished
             equal = (scores.view(-1, group).amax(1) == scores.view(-1, group).amin(1)).repeat_interleave(group)
             rows = equal.nonzero().squeeze(1)
             if not len(rows):

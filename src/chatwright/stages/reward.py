@@ -203,7 +203,7 @@ class Reward(Stage):
             right = np.array([[float(part) for part in objective.loss(batch).metrics["accuracy"]] for batch in batches])
         labels = [label for answer in tested for label in answer.right]
         most = max(sum(labels), len(labels) - sum(labels)) / len(labels)
-        scores = _accuracy(right, [prompts[answer.number].messages for answer in tested], most)
+        scores = {**_accuracy(right, [prompts[answer.number].messages for answer in tested], most), "of": "steps"}
         each = score_all(model, renderer, [row for answer in tested for row in answer.rows]).tolist()
         return scores, [
             {"row": answer.number, "response": prompts[answer.number].reference, "score": round(score, 4)}

@@ -66,7 +66,7 @@ class RL(Stage):
         sampling_batch: responses sampled at once.
         max_new_tokens: longest response, all its turns and what the environment says between them; a conversation that
             would be longer is unfinished. temperature: of the sampling and of all probabilities.
-        unfinished_penalty: taken from the score of a response that does not come to an end.
+        unfinished_penalty: taken from the score of a response that does not come to an end; dapo has its own.
         max_length: longer prompts and documents, in tokens, are left out.
         seed: of the order of the prompts, of the sampling, and of an adapter's first weights.
         adapter: learn that alone instead of the whole model; saved for `peft` in ``adapter/``, and in ``model/``.

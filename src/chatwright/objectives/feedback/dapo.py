@@ -20,6 +20,7 @@ OVERLONG = 0.2  # part of the longest response over which the penalty grows from
 class DAPO(GRPO):
     """GRPO's advantages, with the four changes of the paper."""
 
+    punishes_length: ClassVar[bool] = True
     resamples: ClassVar[bool] = True
     default_clip_high: ClassVar[float] = 0.28
     default_kl: ClassVar[float] = 0.0

@@ -47,6 +47,7 @@ class PolicyGradient(Objective):
     grouped: ClassVar[bool] = True  # whether responses are compared with others to the same prompt
     has_critic: ClassVar[bool] = False
     resamples: ClassVar[bool] = False  # prompts whose responses are all worth the same are replaced by others
+    punishes_length: ClassVar[bool] = False  # in the place of the penalty for unfinished responses
     default_clip: ClassVar[float] = 0.2
     default_clip_high: ClassVar[float] = 0.2
     default_kl: ClassVar[float] = 0.0

@@ -234,5 +234,5 @@ def _summary(session: Transaction, conversation: Conversation) -> dict[str, Any]
 
 
 def _summaries(session: Transaction, found: Sequence[Conversation]) -> list[dict[str, Any]]:
-    spoken = conversations.spoken_at(session, found)
+    spoken = conversations.spoken_at(session, [one.id for one in found])
     return [{"id": str(one.id), "title": one.title, "updated": spoken[one.id].isoformat()} for one in found]

@@ -43,15 +43,17 @@ export async function* events(path, body) {
   const response = await request("POST", path, body);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
-  for (;;) {
-    const { value, done } = await reader.read().catch(() => {
-      throw new Error(t("The connection was lost."));
-    });
-    if (done) return;
-    const blocks = (rest + value).split(/\r?\n\r?\n/);
-    rest = blocks.pop();
-    for (const block of blocks) {
-      if (block.startsWith("data:")) yield JSON.parse(block.slice("data:".length));
+  try {
+    for (;;) {
+      const { value, done } = await reader.read().catch(() => {
+        throw new Error(t("The connection was lost."));
+      });
+      if (done) return;
+      const blocks = (rest + value).split("\n\n");
+      rest = blocks.pop();
+      for (const block of blocks) yield JSON.parse(block.slice("data: ".length));
     }
+  } finally {
+    reader.cancel();
   }
 }

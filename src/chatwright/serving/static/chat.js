@@ -83,8 +83,8 @@ function listen(to) {
   if (heard.has(to)) return;
   heard.add(to);
   to.addEventListener("change", () => to === conversation && draw());
-  to.addEventListener("ended", ({ detail: answer }) => {
-    compare = answer.compare_next;
+  to.addEventListener("ended", ({ detail: { answer, compare: next } }) => {
+    compare = next;
     if (to === conversation) byId("said").textContent = t("{model} says: {text}", { model: answer.model, text: textOf(answer) });
   });
   to.addEventListener("saved", () => {
@@ -145,7 +145,11 @@ const actions = {
 
   edit(message, button) {
     const article = button.closest("article");
-    if (article.querySelector("form")) return;
+    if (message.state) {
+      conversation.drop(message);
+      composer.fill(message.content);
+      return composer.focus();
+    }
     const form = made("message-edit");
     const box = form.querySelector("textarea");
     box.value = textOf(message);

@@ -15,7 +15,9 @@ export class Composer {
   constructor(onSend) {
     this.#form.addEventListener("submit", (event) => {
       event.preventDefault();
-      if (this.ready) onSend();
+      const most = Number(document.body.dataset.characters);
+      if (this.#text.value.length > most) toast(t("The text is longer than {most} characters; shorten it.", { most }));
+      else if (this.ready) onSend();
     });
     this.#text.addEventListener("input", () => this.#changed());
     this.#text.addEventListener("keydown", (event) => {
@@ -66,9 +68,19 @@ export class Composer {
   open(key) {
     this.#key = `draft:${key}`;
     const { text = "", pictures = [] } = JSON.parse(sessionStorage.getItem(this.#key) ?? "{}");
-    this.#text.value = text;
-    this.#pictures = pictures.map((file) => ({ file, url: `/api/files/${file}` }));
+    this.#show(text, pictures);
     this.#draw();
+  }
+
+  /** Write a message's content anew. */
+  fill(content) {
+    this.#show(content.map((part) => part.text ?? "").join(""), content.map((part) => part.file).filter(Boolean));
+    this.#changed();
+  }
+
+  #show(text, files) {
+    this.#text.value = text;
+    this.#pictures = files.map((file) => ({ file, url: `/api/files/${file}` }));
   }
 
   /** Let the draft belong to a conversation that has got another name. */

@@ -7,7 +7,7 @@ import { t } from "./words.js";
  * An edit or another answer is a new branch beside the first. Of every message `chosen` has the child that is shown.
  * Beside what the server knows, a message has a `state`: sending, unsent, writing, failed, or none when it is saved.
  * It dispatches `change` with the message that changed, `ended` with an answer that is complete, and `saved` when the
- * list of conversations is another one.
+ * server's list of conversations is another one.
  */
 export class Conversation extends EventTarget {
   constructor({ id = uuid(), title = "", messages = null } = {}) {
@@ -85,16 +85,15 @@ export class Conversation extends EventTarget {
     this.#changed(message);
     try {
       if (!this.saved) {
-        const text = message.content.find((part) => part.type === "text")?.text ?? t("Picture");
-        this.title ||= text.trim().split("\n")[0].slice(0, 60);
-        await call("PUT", `/api/conversations/${this.id}`, { title: this.title });
+        await call("PUT", `/api/conversations/${this.id}`, { title: "" });
         this.saved = true;
         sessionStorage.removeItem("unsent:new");
-        this.dispatchEvent(new Event("saved"));
       }
       const { id, parent, content } = message;
-      await call("PUT", `/api/conversations/${this.id}/messages/${id}`, { parent, content });
+      const kept = await call("PUT", `/api/conversations/${this.id}/messages/${id}`, { parent, content });
+      this.title = kept.conversation.title;
       delete message.state;
+      this.dispatchEvent(new Event("saved"));
     } catch (error) {
       Object.assign(message, { state: "unsent", error: error.message });
     }
@@ -118,7 +117,7 @@ export class Conversation extends EventTarget {
         if (event.message) {
           delete answer.state;
           Object.assign(answer, event.message);
-          this.dispatchEvent(new CustomEvent("ended", { detail: answer }));
+          this.dispatchEvent(new CustomEvent("ended", { detail: { answer, compare: event.compare_next } }));
         } else {
           answer.content = [{ type: "text", text: "", html: event.html }];
         }
@@ -153,6 +152,16 @@ export class Conversation extends EventTarget {
   settle(message, id) {
     this.pairs.delete(message.id);
     this.choose(this.messages.get(id));
+    this.#changed(message);
+  }
+
+  /** Forget a message that was not sent. */
+  drop(message) {
+    this.messages.delete(message.id);
+    this.chosen.delete(message.parent ?? null);
+    const before = this.branches(message).at(-1);
+    if (before) this.choose(before);
+    this.#keep();
     this.#changed(message);
   }
 

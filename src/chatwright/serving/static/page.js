@@ -61,3 +61,8 @@ export function toast(text) {
   clearTimeout(hiding);
   hiding = setTimeout(() => box.classList.remove("shown"), 6000);
 }
+
+/** The day of a moment, as the page's language writes it. */
+export function day(time) {
+  return new Date(time).toLocaleDateString(root.lang, { dateStyle: "medium" });
+}

@@ -63,7 +63,6 @@ export class View {
     trouble.hidden = message.state !== "unsent" && !unanswered;
     trouble.querySelector("span").textContent = unanswered ? t("Not answered yet.") : `${t("Not sent.")} ${message.error ?? ""}`;
     trouble.querySelector("button").textContent = unanswered ? t("Ask for an answer") : t("Send again");
-    find("[data-do=edit]").hidden = Boolean(message.state);
   }
 
   #assistant(message, element, find) {

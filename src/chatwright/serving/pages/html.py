@@ -15,15 +15,16 @@ from chatwright.feedback.database import Transaction
 from chatwright.feedback.tables import REASONS, Conversation
 from chatwright.serving.errors import ApiError, as_api_error
 from chatwright.serving.gate import COOKIE, Rate, csrf
+from chatwright.serving.language import look, translated
 from chatwright.serving.pages.people import stay
 from chatwright.serving.pages.talks import Person
 from chatwright.serving.served import Served
 from chatwright.serving.writing import compare_next
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
-LANGUAGES = ("en", "zh")
 
 environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
+environment.filters["t"] = translated
 
 
 def routes(served: Served, attempts: Rate, visits: Rate) -> APIRouter:
@@ -36,12 +37,7 @@ def routes(served: Served, attempts: Rate, visits: Rate) -> APIRouter:
     def page(request: Request, template: str, code: int = 200, **context: Any) -> HTMLResponse:
         """A page; it gives a visitor a token, by which the page's form will be known as ours."""
         token = request.state.token or secrets.token_urlsafe(32)
-        common = {
-            "csrf": csrf(token),
-            "language": language_of(request),
-            "theme": theme if (theme := request.cookies.get("theme")) in ("light", "dark") else "",
-            "model": served.name,
-        }
+        common = {"csrf": csrf(token), "model": served.name, **look(request)}
         response = HTMLResponse(environment.get_template(template).render({**common, **context}), code)
         if not request.state.token:
             stay(response, request, token)
@@ -155,12 +151,3 @@ def routes(served: Served, attempts: Rate, visits: Rate) -> APIRouter:
 def about(session: Transaction) -> dict[str, Any]:
     """The person who looks at a page."""
     return {"name": session.actor.name, "role": session.actor.role, "consent": session.actor.consent}
-
-
-def language_of(request: Request) -> str:
-    """The language of the page: the one that was chosen, else the first that the browser asks for."""
-    asked = request.headers.get("accept-language", "").lower().split(",")
-    for one in (request.cookies.get("language", ""), *asked):
-        if (found := one.strip()[:2]) in LANGUAGES:
-            return found
-    return LANGUAGES[0]

@@ -74,7 +74,6 @@ function draw() {
   byId("send").hidden = busy;
   byId("stop").hidden = !busy;
   byId("welcome").hidden = conversation.messages.size > 0;
-  if (atEnd) scroller.scrollTop = scroller.scrollHeight;
 }
 
 const heard = new WeakSet();
@@ -191,6 +190,7 @@ const actions = {
     const box = dialog.querySelector("textarea");
     const before = answer.evaluations.correction;
     box.value = before?.text ?? textOf(answer);
+    box.setSelectionRange(0, 0);
     dialog.querySelector("[value=remove]").hidden = !before;
     const chosen = await ask(dialog);
     const text = box.value.trim();
@@ -287,5 +287,9 @@ scroller.addEventListener("scroll", () => {
   atEnd = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 40;
   byId("latest").hidden = atEnd;
 });
+// Who is at the end stays there, whatever grows.
+const stay = new ResizeObserver(() => atEnd && scroller.scrollTo({ top: scroller.scrollHeight }));
+stay.observe(scroller);
+stay.observe(byId("messages"));
 addEventListener("popstate", route);
 await route();

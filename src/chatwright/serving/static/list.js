@@ -11,7 +11,7 @@ export class List {
   #box = document.getElementById("conversations");
   #search = document.getElementById("search");
   #bar = document.getElementById("sidebar");
-  #found = [];
+  #found = null; // until the server has told
   #more = false;
   #current = null;
   #meant = null; // the conversation whose menu is open
@@ -48,7 +48,7 @@ export class List {
     try {
       const { conversations, more } = await call("GET", `/api/conversations?${new URLSearchParams({ query, offset })}`);
       if (query !== this.#search.value.trim()) return; // more was typed since
-      this.#found = [...this.#found.slice(0, offset), ...conversations];
+      this.#found = [...(this.#found ?? []).slice(0, offset), ...conversations];
       this.#more = more;
       this.#draw();
     } catch (error) {
@@ -87,6 +87,7 @@ export class List {
   }
 
   #draw() {
+    if (!this.#found) return;
     const parts = [];
     let group = null;
     for (const { id, title, updated } of this.#found) {

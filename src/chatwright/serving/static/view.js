@@ -57,7 +57,7 @@ export class View {
   }
 
   #user(message, find) {
-    if (!find(".body").hasChildNodes()) find(".body").append(...message.content.map(part));
+    if (!find(".body").hasChildNodes()) find(".body").append(...said(message.content));
     const unanswered = !message.state && !this.conversation.chosen.has(message.id) && !this.conversation.busy;
     const trouble = find(".trouble");
     trouble.hidden = message.state !== "unsent" && !unanswered;
@@ -98,13 +98,17 @@ export class View {
   }
 }
 
-/** A part of a user's message: text stays as it was typed. */
-function part({ type, text, file }) {
-  if (type === "text") return Object.assign(document.createElement("p"), { textContent: text });
-  const button = Object.assign(document.createElement("button"), { type: "button", className: "thumbnail" });
-  button.dataset.do = "enlarge";
-  button.append(Object.assign(document.createElement("img"), { src: `/api/files/${file}`, alt: t("Picture"), loading: "lazy" }));
-  return button;
+/** What a user's message shows: its pictures, and its text as it was typed. */
+function said(content) {
+  const pictures = Object.assign(document.createElement("div"), { className: "thumbnails" });
+  const text = Object.assign(document.createElement("p"), { textContent: textOf({ content }) });
+  for (const { file } of content.filter((part) => part.type === "image")) {
+    const button = Object.assign(document.createElement("button"), { type: "button" });
+    button.dataset.do = "enlarge";
+    button.append(Object.assign(document.createElement("img"), { src: `/api/files/${file}`, alt: t("Picture") }));
+    pictures.append(button);
+  }
+  return [pictures, text].filter((part) => part.hasChildNodes());
 }
 
 /**

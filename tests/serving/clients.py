@@ -11,9 +11,9 @@ from uuid import UUID, uuid4
 import httpx
 import openai
 import uvicorn
+from argon2 import PasswordHasher
 from fastapi import FastAPI
 
-from chatwright.feedback import accounts
 from chatwright.feedback.database import Database
 from chatwright.feedback.tables import User
 from chatwright.generation.engine import Engine
@@ -23,8 +23,8 @@ from chatwright.serving.served import Served
 
 LIMITS = Limits(body=200_000, images=2, pixels=10_000, n=4, prompts=8, tokens=100, characters=2000)
 PASSWORD = "a password that is long"
-# As argon2 makes it of PASSWORD, with fewer rounds: tests of accounts try the real cost.
-HASHED = accounts.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
+CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+HASHED = CHEAP.hash(PASSWORD)
 
 
 @dataclass

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import openai
 import pytest
-from tests.serving.clients import HASHED, LIMITS, Running, serve
+from tests.serving.clients import CHEAP, HASHED, LIMITS, Running, serve
 
 from chatwright.feedback import accounts
 from chatwright.feedback.database import Database
@@ -14,6 +14,13 @@ from chatwright.generation.sampling import Sampling
 from chatwright.generation.service import Service
 from chatwright.serving.app import create_app
 from chatwright.serving.served import Served
+
+
+@pytest.fixture(autouse=True)
+def _cheap_passwords(monkeypatch) -> None:
+    """What argon2 costs is tried in tests of accounts."""
+    monkeypatch.setattr(accounts, "hasher", CHEAP)
+    monkeypatch.setattr(accounts, "NOBODY", HASHED)
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 import hashlib
 import hmac
 import threading
-import time
 from collections.abc import Hashable
+from time import monotonic
 from urllib.parse import parse_qs, urlsplit
 
 from fastapi import Request
@@ -141,7 +141,7 @@ class Rate:
         self._lock = threading.Lock()
 
     def allows(self, who: Hashable) -> bool:
-        now = time.monotonic()
+        now = monotonic()
         with self._lock:
             if len(self._until) > REMEMBERED:
                 self._until = {key: until for key, until in self._until.items() if until > now}

@@ -15,7 +15,7 @@ TAGS = {
     *("p", "br", "hr", "blockquote", "pre", "code", "ul", "ol", "li", "a", "em", "strong", "s"),
     *("h1", "h2", "h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td"),
 }
-ATTRIBUTES = {"a": {"href"}, "code": {"class"}, "ol": {"start"}}
+ATTRIBUTES: dict[str, set[str]] = {"*": set(), "a": {"href"}, "code": {"class"}, "ol": {"start"}}
 SCHEMES = {"http", "https", "mailto"}
 LANGUAGE = re.compile(r"language-[\w+#.-]{1,32}", re.ASCII)
 

@@ -23,6 +23,7 @@ from chatwright.feedback.conversations import Content, Origin
 from chatwright.feedback.database import Database
 from chatwright.feedback.tables import Conversation, Evaluation, Message, User
 from chatwright.generation.engine import Engine
+from chatwright.serving.language import CHINESE, STATIC
 
 CHROMIUM = Path("/usr/bin/chromium")
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
@@ -128,7 +129,7 @@ def talk(running: Running, name: str, *turns: str, title: str = "A talk") -> str
 # ---- chatting
 
 
-def test_the_first_owner_joins_writes_and_stops_the_answer(start, database, assistant, renderer, visit, slowly, endless):
+def test_the_first_owner_joins_and_stops_an_answer(start, database, assistant, renderer, visit, slowly, endless):
     secret = accounts.first_owner_link(database)
     running = start(Engine(assistant, renderer, batch_size=4))
     page = visit(running, f"/join/{secret}")
@@ -214,7 +215,10 @@ def test_pictures_are_chosen_pasted_dropped_and_removed(running, visit):
     expect(shown).to_have_count(2)
     say(page, "What is in the picture?")
     answer(page)
-    assert page.evaluate("[...document.querySelectorAll('article.user img')].map(image => image.naturalWidth)") == [32, 32]
+    assert page.evaluate("[...document.querySelectorAll('article.user img')].map(image => image.naturalWidth)") == [
+        32,
+        32,
+    ]
     asked = rows(running.database, Message)[0]
     assert [part.type for part in asked.content] == ["image", "image", "text"]
     page.locator("article.user .thumbnails button").first.click()
@@ -360,13 +364,11 @@ def test_language_and_colours_are_switched_and_remembered(running, visit):
 
 
 def test_every_text_of_the_pages_is_there_in_chinese():
-    from chatwright.serving.language import CHINESE, STATIC
-
     templates = "".join(path.read_text() for path in (STATIC.parent / "templates").glob("*.html"))
     scripts = "".join(path.read_text() for path in STATIC.glob("*.js"))
-    asked = {*re.findall(r'"([^"]+)"(?: if [^|}]+? else "[^"]+")?\)? \| t\b', templates), *re.findall(r'\bt\("([^"]+)"', scripts)}
-    assert len(asked) > 100
-    assert asked - {*CHINESE} == set()
+    texts = {*re.findall(r'"([^"]+)" \| t\b', templates), *re.findall(r'\bt\("([^"]+)"', scripts)}
+    assert len(texts) > 100
+    assert texts <= {*CHINESE}
 
 
 def test_on_a_phone_the_list_is_a_drawer(running, visit):
@@ -421,7 +423,8 @@ def test_the_keyboard_is_enough(running, visit, slowly, endless):
 
 
 HOSTILE = """<script>window.hit = 1</script><img src=x onerror="window.hit = 2"><svg onload="window.hit = 3">
-[link](javascript:window.hit=4) ![spy](http://evil.example/pixel.png) <iframe srcdoc="<script>parent.hit=5</script>"></iframe>
+[link](javascript:window.hit=4) ![spy](http://evil.example/pixel.png)
+<iframe srcdoc="<script>parent.hit=5</script>"></iframe>
 <style>body { display: none }</style><form action="http://evil.example"><button data-do="delete">x</button></form>
 </div></article><base href="http://evil.example/">
 
@@ -437,8 +440,8 @@ def test_what_a_hostile_model_says_does_nothing(running, visit):
     said = answer(page)
     expect(said.locator(".body")).to_contain_text("window.hit = 1")
     said.locator("pre").hover()
-    for element in ("script", "img", "svg.body, .body svg:not(.icon)", "iframe", "style", "form", "a[href^=javascript]", "base"):
-        expect(page.locator("#messages .body").locator(element)).to_have_count(0)
+    elements = "script, img, svg:not(.icon), iframe, style, form, base, a[href^=javascript]"
+    expect(page.locator(".assistant .body").locator(elements)).to_have_count(0)
     said.get_by_text("Copy", exact=True).click()
     assert page.evaluate("window.hit") is None
     expect(page.get_by_role("heading", level=1)).to_have_text("<img src=x onerror=window.hit=8>")
@@ -512,13 +515,21 @@ print(Counter(["dog", "apple", "dog", "dog"])["dog"])  # 3
 """
 
 
+# What our own words say on a page; what people and the model have written is left out.
+WORDS = """() => [...document.querySelectorAll("body *")]
+    .filter(one => one.checkVisibility() && !one.closest(".prose, .user .body, #title, #conversations a, .who, .model"))
+    .flatMap(one => [...one.childNodes].filter(node => node.nodeType == 3).map(node => node.data).concat(
+        [...one.attributes].filter(a => /label|title|placeholder|^alt$/.test(a.name)).map(a => a.value))).join("\\n")"""
+LATIN = {"Chatwright", "English", "Enter", "Shift", "API", "OpenAI", "JSON", "Esc", "tiny", "ada", "boss", "owner"}
+
+
 @pytest.mark.parametrize("language", ["en-GB", "zh-CN"])
 def test_every_page_is_accessible(start, assistant, renderer, visit, language, tmp_path_factory):
     folder = tmp_path_factory.mktemp("screenshots", numbered=False) if language == "en-GB" else None
     folder = folder or tmp_path_factory.getbasetemp() / "screenshots"
     running = start(Engine(assistant, renderer, batch_size=4), compare_every=3)
     page = visit(running, "/", "ada", role="owner", excused="404", locale=language, reduced_motion="reduce")
-    path = talk(running, "ada", "How many dogs are there? And which one is the largest?", SAID, title="Three dogs")
+    path = talk(running, "ada", "How many dogs are there? And which one is the largest?", SAID, title="三只狗")
     talk(running, "ada", "图片里有什么？", "一个苹果。", title="图片里的苹果")
     secret = running.person("boss", "owner").post("/api/invitations", json={"role": "user"}).json()["link"]
     visitor = visit(running, secret, locale=language)
@@ -530,6 +541,8 @@ def test_every_page_is_accessible(start, assistant, renderer, visit, language, t
                 page.set_viewport_size(size)
                 page.screenshot(path=folder / f"{name}-{width}-{scheme}-{language[:2]}.png")
                 if (scheme, width, language) in (("light", "desktop", "en-GB"), ("dark", "phone", "zh-CN")):
+                    if language == "zh-CN":
+                        assert not {*re.findall("[A-Za-z]{2,}", page.evaluate(WORDS))} - LATIN, name
                     page.evaluate(AXE)
                     found = page.evaluate("axe.run().then(result => result.violations)")
                     assert not found, f"{name}: {json.dumps(found, indent=1)}"

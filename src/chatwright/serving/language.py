@@ -1,7 +1,7 @@
 """The languages of the pages.
 
-English text is its own key. ``static/chinese.json`` has the Chinese for the templates and for the browser's modules; what
-is not in it stays English.
+English text is its own key. ``static/chinese.json`` has the Chinese for the templates and for the browser's modules;
+what is not in it stays English.
 """
 
 import json

@@ -120,11 +120,7 @@ const actions = {
   stop: () => conversation.stop(),
 
   resend: (message) => (message.state ? send(message) : during((own) => own.answer(message))),
-  retry: (answer) => {
-    const prompt = conversation.messages.get(answer.parent);
-    const failed = conversation.branches(answer).filter((other) => other.state === "failed");
-    return during((own) => own.answer(prompt, failed.slice(-2).map((other) => other.id)));
-  },
+  retry: (answer) => during((own) => own.answer(own.messages.get(answer.parent), answer.ids)),
   again: (answer) => during((own) => own.answer(own.messages.get(answer.parent))),
   before: (message) => step(message, -1),
   after: (message) => step(message, 1),

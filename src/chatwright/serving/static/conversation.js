@@ -5,7 +5,8 @@ import { t } from "./words.js";
 
 /**
  * An edit or another answer is a new branch beside the first. Of every message `chosen` has the child that is shown.
- * Beside what the server knows, a message has a `state`: sending, unsent, writing, failed, or none when it is saved.
+ * Beside what the server knows, a message has a `state`: sending, unsent, writing, failed, or none when it is saved; an
+ * answer has the `ids` that were asked for together.
  * It dispatches `change` with the message that changed, `ended` with an answer that is complete, and `saved` when the
  * server's list of conversations is another one.
  */
@@ -105,7 +106,7 @@ export class Conversation extends EventTarget {
   /** Have a message answered once, or twice to compare; with ids from before, ask for the same answers again. */
   async answer(message, ids = [uuid()]) {
     for (const id of ids) {
-      this.add({ id, parent: message.id, role: "assistant", content: [], evaluations: {}, state: "writing" });
+      this.add({ id, parent: message.id, role: "assistant", content: [], evaluations: {}, state: "writing", ids });
     }
     if (ids.length > 1) this.pairs.set(message.id, ids);
     this.#changed(message);

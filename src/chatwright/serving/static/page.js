@@ -12,6 +12,9 @@ for (const select of document.querySelectorAll("select[data-cookie]")) {
   });
 }
 
+// Drafts are for who wrote them.
+document.querySelector('form[action="/sign-out"]')?.addEventListener("submit", () => sessionStorage.clear());
+
 document.addEventListener("click", async ({ target }) => {
   const button = target.closest("button");
   if (button?.dataset.do === "cancel") button.closest("dialog").close("");

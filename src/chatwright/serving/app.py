@@ -3,10 +3,12 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 from fastapi.staticfiles import StaticFiles
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chatwright.serving import openai
@@ -36,7 +38,7 @@ def create_app(served: Served) -> FastAPI:
     app.include_router(html.routes(served, attempts, visits))
     app.include_router(talks.routes(served, writings))
     app.include_router(people.routes(served, writings, attempts))
-    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
+    app.mount("/static", Static(directory=Path(__file__).parent / "static"))
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -47,6 +49,15 @@ def create_app(served: Served) -> FastAPI:
     app.add_middleware(BodyLimit, most=served.limits.body)
     app.add_middleware(Headers)
     return app
+
+
+class Static(StaticFiles):
+    """Files that a browser keeps, and asks each time whether they have changed."""
+
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        response = super().file_response(*args, **options)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
 
 
 class BodyLimit:

@@ -519,7 +519,7 @@ print(Counter(["dog", "apple", "dog", "dog"])["dog"])  # 3
 WORDS = """() => [...document.querySelectorAll("body *")]
     .filter(one => one.checkVisibility() && !one.closest(".prose, .user .body, #title, #conversations a, .who, .model"))
     .flatMap(one => [...one.childNodes].filter(node => node.nodeType == 3).map(node => node.data).concat(
-        [...one.attributes].filter(a => /label|title|placeholder|^alt$/.test(a.name)).map(a => a.value))).join("\\n")"""
+        [...one.attributes].filter(a => /^(aria-label|title|placeholder|alt)$/.test(a.name)).map(a => a.value))).join("\\n")"""
 LATIN = {"Chatwright", "English", "Enter", "Shift", "API", "OpenAI", "JSON", "Esc", "tiny", "ada", "boss", "owner"}
 
 

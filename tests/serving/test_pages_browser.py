@@ -518,8 +518,10 @@ print(Counter(["dog", "apple", "dog", "dog"])["dog"])  # 3
 # What our own words say on a page; what people and the model have written is left out.
 WORDS = """() => [...document.querySelectorAll("body *")]
     .filter(one => one.checkVisibility() && !one.closest(".prose, .user .body, #title, #conversations a, .who, .model"))
-    .flatMap(one => [...one.childNodes].filter(node => node.nodeType == 3).map(node => node.data).concat(
-        [...one.attributes].filter(a => /^(aria-label|title|placeholder|alt)$/.test(a.name)).map(a => a.value))).join("\\n")"""
+    .flatMap(one => [
+        ...[...one.childNodes].filter(node => node.nodeType == 3).map(node => node.data),
+        ...["aria-label", "title", "placeholder", "alt"].map(name => one.getAttribute(name) ?? ""),
+    ]).join(" ")"""
 LATIN = {"Chatwright", "English", "Enter", "Shift", "API", "OpenAI", "JSON", "Esc", "tiny", "ada", "boss", "owner"}
 
 

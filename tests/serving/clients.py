@@ -119,7 +119,7 @@ def events_of(response: httpx.Response) -> Iterator[dict]:
 def serve(app: FastAPI) -> tuple[str, Callable[[], None]]:
     """The address of a running server, and what stops it."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=5))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     while not server.started:

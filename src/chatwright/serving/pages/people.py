@@ -12,6 +12,7 @@ from pydantic import Field
 
 from chatwright.data.store import json_line
 from chatwright.feedback import accounts, conversations
+from chatwright.feedback.database import NotFound
 from chatwright.feedback.tables import ApiKey, User, now
 from chatwright.serving.errors import ApiError
 from chatwright.serving.gate import COOKIE, Rate
@@ -115,13 +116,14 @@ def routes(served: Served, writings: Writings, attempts: Rate) -> APIRouter:
     @router.patch("/people/{account}")
     def change(person: Person, account: UUID, asked: Change) -> dict[str, Any]:
         with database.writing(person) as session:
-            session.require(*accounts.RULES)
+            found = {one.id: one for one in accounts.users(session)}.get(account)
+            if found is None:
+                raise NotFound("there is no such account; it may have been deleted")
             if asked.role is not None:
                 accounts.change_role(session, account, asked.role)
             if asked.active is not None:
                 accounts.set_active(session, account, asked.active)
-            session.flush()
-            return _person(next(one for one in accounts.users(session) if one.id == account))
+            return _person(found)
 
     @router.post("/invitations")
     def invite(person: Person, asked: Invitation) -> dict[str, Any]:

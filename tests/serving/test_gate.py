@@ -78,8 +78,14 @@ def test_every_answer_has_the_headers_that_keep_scripts_out(running):
     for path in ("/", "/sign-in", "/join/x", "/settings", "/api/conversations", "/c/none", "/health", "/v1/models"):
         found = ann.get(path).headers
         assert {name: found[name] for name in HEADERS} == HEADERS, path
+    assert HEADERS["X-Frame-Options"] == "DENY" and HEADERS["X-Content-Type-Options"] == "nosniff"
+    assert HEADERS["Cache-Control"] == "no-store" and HEADERS["Referrer-Policy"] == "same-origin"
     policy = dict(rule.strip().split(" ", 1) for rule in HEADERS["Content-Security-Policy"].split(";"))
-    assert policy["default-src"] == "'none'" and policy["script-src"] == policy["connect-src"] == "'self'"
+    ours, none = (
+        ("script-src", "style-src", "connect-src", "form-action"),
+        ("default-src", "frame-ancestors", "base-uri"),
+    )
+    assert {policy[name] for name in ours} == {"'self'"} and {policy[name] for name in none} == {"'none'"}
 
 
 def test_a_sign_in_lives_in_a_cookie_that_no_script_reads(running):

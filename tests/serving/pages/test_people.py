@@ -73,9 +73,9 @@ def test_another_password_ends_every_other_sign_in(running):
 
 def test_consent_ones_data_and_leaving(running):
     ann = running.person("ann")
-    assert 'data-consent="false"' in ann.get("/").text
+    assert "is not used for training" in ann.get("/").text
     assert ann.put("/api/consent", json={"consent": True}).status_code == 204
-    assert 'data-consent="true"' in ann.get("/").text
+    assert "may be used for training" in ann.get("/").text
     conversation = ann.talk()
     ann.ask(conversation, ann.say(conversation, "How many dogs?"))
     export = ann.get("/api/export")
@@ -90,7 +90,7 @@ def test_consent_ones_data_and_leaving(running):
 
 @pytest.mark.parametrize(
     ("headers", "language"),
-    [({}, "en"), ({"Accept-Language": "zh-CN,zh;q=0.9,en"}, "zh"), ({"Accept-Language": "fr, en;q=0.5, zh"}, "en"),
+    [({}, "en"), ({"Accept-Language": "zh-CN,zh;q=0.9,en"}, "zh"), ({"Accept-Language": "fr, en;q=0.5, zh"}, "zh"),
      ({"Accept-Language": "en", "Cookie": "language=zh"}, "zh"), ({"Cookie": "language=xx"}, "en")],
 )  # fmt: skip
 def test_the_page_speaks_the_language_of_its_reader(headers, language, running):

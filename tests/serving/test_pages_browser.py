@@ -582,6 +582,7 @@ def test_every_page_is_accessible(start, assistant, renderer, visit, language, t
     page.goto(running.url)
     page.set_viewport_size(PHONE)
     page.locator("[data-do=open-list]").click()
+    page.locator("#conversations a").first.wait_for()
     page.screenshot(path=folder / f"drawer-phone-dark-{language[:2]}.png")
 
 

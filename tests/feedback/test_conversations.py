@@ -1,5 +1,6 @@
 """Conversations and judgements: trees, resending, searching, deleting, and that everything is its owner's alone."""
 
+import hashlib
 import inspect
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -232,6 +233,9 @@ OPERATIONS = {
     "create": lambda session, ann: conversations.create(session, ann["conversation"], "mine"),
     "listed": lambda session, ann: not conversations.listed(session),
     "search": lambda session, ann: not conversations.search(session, "dogs"),
+    "spoken_at": lambda session, ann: not conversations.spoken_at(session, [ann["conversation"]]),
+    "answered": lambda session, ann: not conversations.answered(session),
+    "file_of": lambda session, ann: conversations.file_of(session, hashlib.sha256(PNG).hexdigest()),
     "rename": lambda session, ann: conversations.rename(session, ann["conversation"], "mine"),
     "delete": lambda session, ann: conversations.delete(session, ann["conversation"]),
     "add": lambda session, ann: conversations.add(
@@ -246,6 +250,7 @@ OPERATIONS = {
     "correct": lambda session, ann: evaluations.correct(session, ann["answer"], "no"),
     "compare": lambda session, ann: evaluations.compare(session, ann["answer"], ann["other"], "tie"),
     "withdraw": lambda session, ann: evaluations.withdraw(session, ann["thumb"]),
+    "withdraw_from": lambda session, ann: evaluations.withdraw_from(session, ann["answer"], "thumb"),
     "given": lambda session, ann: evaluations.given(session, ann["conversation"]),
     "create_key": lambda session, ann: accounts.create_key(session, "mine")[0].id != ann["key"],
     "keys": lambda session, ann: not accounts.keys(session),
@@ -255,7 +260,7 @@ OPERATIONS = {
     "delete_account": lambda session, ann: accounts.delete_account(session) is None,
 }
 OWN = {"upload", "files", "listed", "search", "export", "create_key", "keys", "set_consent", "sign_out"}
-OWN |= {"delete_account"}
+OWN |= {"delete_account", "spoken_at", "answered"}
 # Theirs is the role to check, not the owner; see test_accounts.py.
 BY_ROLE = {"invite", "users", "change_role", "set_active", "journal"}
 
@@ -304,6 +309,7 @@ def test_nobody_else_touches_or_sees_what_is_anns_and_the_journal_knows_every_ch
     assert everything(database, ann) == anns
     # And ann herself may do it all, a line in the journal for each change.
     looks = {"files", "download", "listed", "search", "read", "path", "branches", "export", "given", "keys"}
+    looks |= {"spoken_at", "answered", "file_of"}
     same = {"upload", "create", "sign_out"}  # It is there already, or there is nothing to do.
     count = select(func.count()).select_from(Journal)
     for name, act in OPERATIONS.items():

@@ -294,3 +294,25 @@ def test_an_answer_keeps_to_its_schema_beside_free_ones(temperature, language_mo
         assert all(logprob <= 0 for logprob in answer.logprobs)
     alone = engine.generate([conversations[3]], Sampling(30, temperature))[0][0]
     assert free.rows[0].tokens == alone.tokens
+
+
+def test_a_long_conversation_leaves_out_as_few_of_its_oldest_turns_as_it_must(assistant, renderer):
+    engine = Engine(assistant, renderer)
+    system = Message.of("system", "Be brief.")
+    turns = [
+        Message.of(role, f"{word} {number}")
+        for number in range(12)
+        for role, word in (("user", "How many dogs?"), ("assistant", "three dogs"))
+    ][:-1]
+    for room in (1, 20, 64, 500):
+        prompt, left_out = engine.latest([system, *turns], room)
+        kept = renderer.prompt([system, *turns[2 * left_out :]])
+        most = engine.context - min(room, engine.context // 2)
+        assert prompt.input_ids == kept.input_ids and len(kept) <= most
+        assert left_out > 0 and len(renderer.prompt([system, *turns[2 * (left_out - 1) :]])) > most
+    assert engine.latest(turns[:1], 20)[1] == 0
+    last = Message.of("user", "dog " * 90)
+    prompt, left_out = engine.latest([*turns[:4], last], 20)
+    assert left_out == 2 and prompt.input_ids == renderer.prompt([last]).input_ids
+    with pytest.raises(ChatwrightError, match="the model's context is"):
+        engine.latest([Message.of("user", "dog " * 200)], 20)

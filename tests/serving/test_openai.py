@@ -3,11 +3,7 @@
 import base64
 import json
 import math
-import socket
 import threading
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 import httpx
@@ -15,71 +11,20 @@ import openai
 import pydantic
 import pytest
 import torch
-import uvicorn
 from tests.conftest import picture
+from tests.serving.clients import Running, idle
 
 from chatwright.data.records import Message, Part
-from chatwright.generation.engine import Engine
 from chatwright.generation.reading import embed, read
 from chatwright.generation.sampling import Sampling
-from chatwright.generation.service import Service
 from chatwright.models import build
-from chatwright.serving.answers import Limits, Said, plain_prompt, token_bytes
-from chatwright.serving.app import create_app
-from chatwright.serving.openai import Served
+from chatwright.serving.answers import Said, plain_prompt, token_bytes
 
-KEY = "cw-secret"
-LIMITS = Limits(body=200_000, images=2, pixels=10_000, n=4, prompts=8, tokens=100)
 DOGS = [{"role": "user", "content": "How many dogs?"}]
 
 
 def with_picture(url: str) -> list[dict]:
     return [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
-
-
-@dataclass
-class Running:
-    url: str
-    service: Service
-    engine: Engine
-    client: openai.OpenAI
-
-    def post(self, path: str, body: object, timeout: float = 30) -> httpx.Response:
-        return httpx.post(self.url + path, json=body, headers={"Authorization": f"Bearer {KEY}"}, timeout=timeout)
-
-
-@pytest.fixture
-def running(assistant, renderer) -> Iterator[Running]:
-    engine = Engine(assistant, renderer, batch_size=4)
-    service = Service(engine, queue=3)
-    app = create_app(Served(service, "tiny", LIMITS), KEY.__eq__)
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    while not server.started:
-        time.sleep(0.01)
-    yield Running(url, service, engine, openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0))
-    server.should_exit = True
-    thread.join()
-    listener.close()
-
-
-@pytest.fixture
-def endless(renderer, monkeypatch) -> None:
-    """No answer stops by itself."""
-    monkeypatch.setattr(renderer, "stop_ids", set())
-
-
-def idle(service: Service) -> bool:
-    """Whether every row has left, soon."""
-    for _ in range(200):
-        if all(line.idle for line in service._lines):
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def test_a_chat_is_what_the_engine_says(running):
@@ -300,7 +245,8 @@ def test_the_model_is_listed_and_others_are_not_there(running):
 
 @pytest.mark.parametrize("path", ["models", "models/tiny", "chat/completions", "completions", "embeddings"])
 def test_nothing_is_answered_without_a_key(path, running):
-    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": KEY}, {"Authorization": "Basic " + KEY}):
+    key = running.key
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": key}, {"Authorization": "Basic " + key}):
         method = "GET" if "models" in path else "POST"
         response = httpx.request(method, f"{running.url}/v1/{path}", headers=headers)
         assert response.status_code == 401
@@ -339,7 +285,7 @@ def test_bodies_that_are_no_request(body, running):
     for path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings"):
         response = running.post(path, body)
         assert response.status_code == 400 and response.json()["error"]["type"] == "invalid_request_error"
-    broken = httpx.post(f"{running.url}/v1/completions", content=b"{", headers={"Authorization": f"Bearer {KEY}"})
+    broken = httpx.post(f"{running.url}/v1/completions", content=b"{", headers=running.with_key)
     assert broken.status_code == 400
 
 
@@ -351,14 +297,14 @@ def test_a_body_that_is_too_large_is_not_read(running):
         for _ in range(30):
             yield b"x" * 10_000
 
-    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+    headers = {**running.with_key, "Content-Type": "application/json"}
     response = httpx.post(f"{running.url}/v1/completions", content=endless(), headers=headers)
     assert response.status_code == 413
 
 
 def test_unknown_paths_and_methods_are_errors_of_the_same_form(running):
     for method, path, status in (("GET", "/v1/nothing", 404), ("GET", "/v1/completions", 405)):
-        response = httpx.request(method, running.url + path, headers={"Authorization": f"Bearer {KEY}"})
+        response = httpx.request(method, running.url + path, headers=running.with_key)
         assert response.status_code == status and response.json()["error"]["message"]
 
 
@@ -370,9 +316,7 @@ def test_a_client_that_leaves_frees_its_place(running, endless):
     stream.close()
     assert idle(running.service)
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(
-            f"{running.url}/v1/chat/completions", json=asked, headers={"Authorization": f"Bearer {KEY}"}, timeout=0.05
-        )
+        httpx.post(f"{running.url}/v1/chat/completions", json=asked, headers=running.with_key, timeout=0.05)
     assert idle(running.service)
 
 

@@ -1,38 +1,116 @@
-"""`chatwright serve` as a process: it prints where it is, and ends open streams when it is told to end."""
+"""The command itself: a server in a process of its own, until it is told to end, or killed."""
 
+import os
 import re
 import signal
-import socket
 import subprocess
 import sys
+import threading
+import time
+from pathlib import Path
+from uuid import uuid4
 
-import openai
+import httpx
 import pytest
+from tests.serving.clients import PASSWORD, Browser
 
 from chatwright.errors import ChatwrightError
+from chatwright.feedback.database import Database
+from chatwright.feedback.tables import Message
+from chatwright.files import digest
 from chatwright.stages.serve import Serve
 
 
-def test_it_prints_where_it_is_and_ends_streams_on_sigterm(checkpoint):
-    command = [sys.executable, "-m", "chatwright.cli", "serve", "--model", str(checkpoint), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        url = re.fullmatch(r"assistant at (http://127\.0\.0\.1:\d+/v1)", process.stdout.readline().strip())[1]
-        key = process.stdout.readline().removeprefix("API key:").strip()
-        client = openai.OpenAI(base_url=url, api_key=key, max_retries=20)
-        asked = {"model": "assistant", "messages": [{"role": "user", "content": "How many dogs?"}], "seed": 7}
-        whole = client.chat.completions.create(**asked)
-        stream = iter(client.chat.completions.create(**asked, stream=True))
-        pieces = [next(stream), next(stream)]
-        process.send_signal(signal.SIGTERM)
-        pieces += stream
-        said = "".join(piece.choices[0].delta.content or "" for piece in pieces)
-        assert said == whole.choices[0].message.content
-        assert pieces[-1].choices[0].finish_reason == whole.choices[0].finish_reason
-        assert process.wait(30) in (0, -signal.SIGTERM)
+class Server:
+    """`chatwright serve` on a free port."""
+
+    def __init__(self, checkpoint: Path, folder: Path, *options: str):
+        command = [sys.executable, "-m", "chatwright", "serve", "--model", str(checkpoint), "--port", "0", *options]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        self.log = folder / f"log-{uuid4().hex}"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        while not (found := re.search(r"at (http://\S+) \(API", self.log.read_text())):
+            assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.05)
+        self.url = found[1]
+        self._up()
+
+    def _up(self) -> None:
+        for _ in range(500):
+            try:
+                assert httpx.get(f"{self.url}/health").status_code == 200
+                return
+            except httpx.TransportError:
+                time.sleep(0.02)
+        raise AssertionError(self.log.read_text())
 
 
-def test_a_port_that_is_taken_is_named(checkpoint):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(ChatwrightError, match=rf"127\.0\.0\.1:{port}: .*; choose another --host or --port"):
-            Serve(str(checkpoint), port=port).run(checkpoint)
+def test_a_server_is_told_to_end_and_killed_and_nothing_is_lost_or_told(checkpoint, tmp_path):
+    server = Server(checkpoint, tmp_path, "--max_new_tokens", "100")
+    (link,) = re.findall(r"http\S+(/join/\S+)", server.log.read_text())
+    with Browser(server.url) as ann:
+        assert ann.join(link, "ann").status_code == 303
+        key = ann.post("/api/keys", json={"name": "mine"}).json()["key"]
+        conversation, answer = ann.talk(), str(uuid4())
+        asked = ann.say(conversation, "a secret about dogs")
+        events = ann.events(conversation, asked, answer)
+        first = next(events)
+        server.process.send_signal(signal.SIGTERM)
+        last = [first, *events][-1]
+        assert last["message"]["finish_reason"] in ("stop", "length"), "an open stream is ended, not cut"
+    assert server.process.wait(60) == -signal.SIGTERM
+    # Whoever reads the log learns nothing: the link was for them, and it is used up.
+    told = server.log.read_text()
+    assert told.count(link) == 1
+    said = last["message"]["content"][0]["text"]
+    for secret in ("secret about", key, PASSWORD, ann.cookies["chatwright"], ann.headers["X-CSRF-Token"], "ann", said):
+        assert secret not in told.replace(link, "")
+    database = Database(str(tmp_path / "chat.db"))
+    with database.reading() as session:
+        kept = session.query(Message).order_by(Message.number).all()
+        assert [message.text for message in kept] == ["a secret about dogs", said]
+        assert kept[1].checkpoint == digest(checkpoint / "model.safetensors")
+    # Now in the middle of everything. Each message that was acknowledged is there afterwards.
+    server = Server(checkpoint, tmp_path)
+    assert "/join/" not in server.log.read_text(), "there is an owner"
+    acknowledged: list[str] = []
+
+    def write() -> None:
+        with Browser(server.url) as ann:
+            ann.sign_in("ann")
+            talk = ann.talk()
+            try:
+                while True:
+                    acknowledged.append(ann.say(talk, "dog"))
+            except httpx.TransportError:
+                return
+
+    threads = [threading.Thread(target=write) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    while len(acknowledged) < 12:
+        assert any(thread.is_alive() for thread in threads)
+    server.process.kill()
+    for thread in threads:
+        thread.join()
+    server.process.wait()
+    with database.reading() as session:
+        assert {str(key) for (key,) in session.query(Message.id)} >= set(acknowledged)
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"rate": 0}, "rate is 0"),
+        ({"compare_every": -1}, "compare_every is -1"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"database": "no/such/folder/chat.db"}, "does not exist"),
+        ({"host": "203.0.113.1"}, "choose another --host or --port"),
+    ],
+)
+def test_wrong_settings_are_one_line(settings, says, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ChatwrightError, match=says):
+        Serve(str(checkpoint), port=0, **settings).run(tmp_path)

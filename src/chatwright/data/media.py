@@ -22,11 +22,16 @@ SIGNATURES = (
 )
 
 
+def type_of(media: bytes) -> str | None:
+    """The media type that the first bytes tell, None where they tell none."""
+    if media[:4] == b"RIFF":
+        return {b"WAVE": "audio/wav", b"WEBP": "image/webp", b"AVI ": "video/x-msvideo"}.get(media[8:12])
+    return next((kind for signature, kind in SIGNATURES if media.startswith(signature)), None)
+
+
 def data_url(media: bytes, modality: str) -> str:
     """``data:image/png;base64,...``; the media type is told by the first bytes."""
-    kind = next((kind for signature, kind in SIGNATURES if media.startswith(signature)), None)
-    if media[:4] == b"RIFF":
-        kind = {b"WAVE": "audio/wav", b"WEBP": "image/webp", b"AVI ": "video/x-msvideo"}.get(media[8:12])
+    kind = type_of(media)
     if media[4:8] == b"ftyp":
         kind = f"{modality}/mp4" if modality != "image" else "image/avif"
     if kind is None or not kind.startswith(modality):

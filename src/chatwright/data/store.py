@@ -106,12 +106,17 @@ def _write_parquet(records: Iterator[Record], file: IO[bytes]) -> None:
 
 def _write_jsonl(records: Iterator[Record], file: IO[bytes]) -> None:
     for record in records:
-        row = dict(vars(record))
-        if isinstance(record, Document):
-            row["content"] = _plain(record.content)
-        else:
-            row["messages"] = [{"role": turn.role, "content": _plain(turn.content)} for turn in record.messages]
-        file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        file.write(json_line(record))
+
+
+def json_line(record: Record) -> bytes:
+    """A record as a line of JSONL."""
+    row = dict(vars(record))
+    if isinstance(record, Document):
+        row["content"] = _plain(record.content)
+    else:
+        row["messages"] = [{"role": turn.role, "content": _plain(turn.content)} for turn in record.messages]
+    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
 
 
 def _plain(content: tuple[Part, ...]) -> str | list[dict[str, str | None]]:

@@ -8,6 +8,7 @@ second one. Messages of the assistant are for the program that has the model to 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal, cast
 from uuid import UUID
 
@@ -88,6 +89,14 @@ def download(session: Transaction, file: UUID) -> bytes:
     return session.own(File, file).data
 
 
+def file_of(session: Transaction, sha256: str) -> File:
+    """The actor's file with these contents."""
+    file = session.scalar(select(File).where(File.owner_id == session.actor.id, File.sha256 == sha256))
+    if file is None:
+        raise NotFound("there is no such file of yours; upload it first")
+    return file
+
+
 def delete_file(session: Transaction, file: UUID) -> None:
     """Remove one of the actor's files.
 
@@ -124,7 +133,7 @@ def listed(session: Transaction, limit: int = 100, offset: int = 0) -> Sequence[
     return session.scalars(_latest(session).limit(limit).offset(offset)).all()
 
 
-def search(session: Transaction, words: str, limit: int = 100) -> Sequence[Conversation]:
+def search(session: Transaction, words: str, limit: int = 100, offset: int = 0) -> Sequence[Conversation]:
     """The actor's conversations that hold these words in their title or in any message, whatever the case."""
     check_text("words", words)
     holds = (
@@ -134,13 +143,21 @@ def search(session: Transaction, words: str, limit: int = 100) -> Sequence[Conve
         .where(Part.text.icontains(words, autoescape=True))
     )
     in_title = Conversation.title.icontains(words, autoescape=True)
-    return session.scalars(_latest(session).where(or_(in_title, holds.exists())).limit(limit)).all()
+    return session.scalars(_latest(session).where(or_(in_title, holds.exists())).limit(limit).offset(offset)).all()
 
 
 def _latest(session: Transaction) -> Select[Conversation]:
     last = select(func.max(Message.created_at)).where(Message.conversation_id == Conversation.id).scalar_subquery()
     query = select(Conversation).where(Conversation.owner_id == session.actor.id)
     return query.order_by(func.coalesce(last, Conversation.created_at).desc(), Conversation.id)
+
+
+def spoken_at(session: Transaction, keys: Sequence[UUID]) -> dict[UUID, datetime]:
+    """When somebody last spoke in each of these conversations of the actor; when it began, where nobody has."""
+    last = func.coalesce(func.max(Message.created_at), Conversation.created_at)
+    query = select(Conversation.id, last).outerjoin(Message).group_by(Conversation.id)
+    query = query.where(Conversation.id.in_(keys), Conversation.owner_id == session.actor.id)
+    return dict(session.execute(query).all())
 
 
 def rename(session: Transaction, conversation: UUID, title: str) -> None:
@@ -222,9 +239,8 @@ def add(
 def _part(session: Transaction, place: int, content: Content) -> Part:
     if content.type == "text":
         return Part(place=place, type="text", text=content.text)
-    query = select(File).where(File.owner_id == session.actor.id, File.sha256 == content.sha256)
-    file = session.scalar(query)
-    if file is None or file.type.split("/")[0] != content.type:
+    file = file_of(session, content.sha256 or "")
+    if file.type.split("/")[0] != content.type:
         raise NotFound(f"there is no such {content.type} of yours; upload it first")
     return Part(place=place, type=content.type, file=file)
 
@@ -254,6 +270,13 @@ def branches(session: Transaction, message: UUID) -> Sequence[Message]:
     same = Message.parent_id == one.parent_id if one.parent_id else Message.parent_id.is_(None)
     query = select(Message).where(Message.conversation_id == one.conversation_id, same)
     return session.scalars(query.order_by(Message.number)).all()
+
+
+def answered(session: Transaction) -> int:
+    """How many messages of the actor's conversations have an answer."""
+    query = select(func.count(Message.parent_id.distinct())).join(Conversation)
+    query = query.where(Conversation.owner_id == session.actor.id, Message.role == "assistant")
+    return session.scalar(query) or 0
 
 
 def ancestry(session: Session, message: UUID) -> list[Message]:

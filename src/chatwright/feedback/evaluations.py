@@ -47,6 +47,14 @@ def withdraw(session: Transaction, evaluation: UUID) -> None:
     session.delete(session.own(Evaluation, evaluation))
 
 
+def withdraw_from(session: Transaction, message: UUID, kind: str) -> None:
+    """Take back the thumb or the correction that the actor gave to an answer; nothing happens if there is none."""
+    session.own(Message, message)
+    query = select(Evaluation).where(Evaluation.owner_id == session.actor.id, Evaluation.message_id == message)
+    if found := session.scalar(query.where(Evaluation.kind == kind, Evaluation.other_id.is_(None))):
+        session.delete(found)
+
+
 def given(session: Transaction, conversation: UUID) -> Sequence[Evaluation]:
     """What the actor has said about the answers of a conversation."""
     query = select(Evaluation).join(Message, Message.id == Evaluation.message_id)

@@ -8,6 +8,7 @@ counted from their own first token, and every sample has its own stream of rando
 """
 
 import hashlib
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -155,6 +156,32 @@ class Engine:
                 f"the prompt has {len(rendered.input_ids)} tokens and the model's context is {self.context}; shorten it"
             )
         return rendered
+
+    def latest(self, messages: Sequence[Message], room: int) -> tuple[Rendered, int]:
+        """The prompt of a conversation of any length: its oldest turns are left out until an answer finds room.
+
+        Args:
+            messages: system messages first, the turn to answer last.
+            room: tokens of the answer; half of the context at most is kept for it.
+
+        Returns:
+            The prompt, and how many turns of the user were left out; system messages and the last turn never are.
+
+        Raises:
+            ChatwrightError: as `render`; the last turn alone is longer than the context.
+        """
+        system = [message for message in messages if message.role == "system"]
+        turns = [place for place, message in enumerate(messages) if message.role == "user"]
+        most = self.context - min(room, self.context // 2)
+
+        def since(turn: int) -> Rendered:
+            return self.renderer.prompt([*system, *messages[turns[turn] :]])
+
+        whole = since(0)
+        if len(whole) <= most or len(turns) == 1:
+            return self.render(whole), 0
+        left_out = bisect_left(range(len(turns) - 1), True, lo=1, key=lambda turn: len(since(turn)) <= most)
+        return self.render(since(left_out)), left_out
 
     def _numbered(self, number: int, prompt: Sequence[Message] | Rendered) -> Rendered:
         try:

@@ -1,5 +1,6 @@
 """Opening checkpoints, and reading hidden states and log-probabilities off any of them."""
 
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMultimoda
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 from chatwright.errors import ChatwrightError
+from chatwright.files import digest
 from chatwright.models import registry
 
 _plain_heads: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
@@ -33,14 +35,23 @@ def checkpoint_of(name: str | Path) -> Path:
         folder = folder / "model"
     if not (folder / "config.json").exists():
         raise ChatwrightError(f"{folder}: config.json is missing; name a checkpoint folder or run its stage again")
-    index = folder / "model.safetensors.index.json"
-    weights = (
-        sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else ["model.safetensors"]
-    )
-    for file in weights:
-        if not (folder / file).exists():
-            raise ChatwrightError(f"{folder / file}: missing; copy the checkpoint again or run its stage again")
+    for file in _weights(folder):
+        if not file.exists():
+            raise ChatwrightError(f"{file}: missing; copy the checkpoint again or run its stage again")
     return folder
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The files that hold a checkpoint's weights."""
+    index = folder / "model.safetensors.index.json"
+    names = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
+    return [folder / name for name in sorted(names)]
+
+
+def fingerprint(folder: Path) -> str:
+    """What identifies a checkpoint's weights: the SHA-256 of their file, or of the SHA-256s of several."""
+    hashes = [digest(file) for file in _weights(folder)]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def load_model(name: str | Path, dtype: torch.dtype = torch.float32, attention: str = "sdpa") -> PreTrainedModel:

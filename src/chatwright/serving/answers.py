@@ -21,13 +21,15 @@ from chatwright.generation.sampling import Sampling
 from chatwright.serving.errors import ApiError
 from chatwright.serving.protocol import ChatMessage, Sampled, ToolCall
 
+PICTURES = ("image/png", "image/jpeg", "image/gif", "image/webp")
+
 
 @dataclass(frozen=True)
 class Limits:
     """What one request may ask for; checked before anything is decoded.
 
     body: bytes of a request. images: pictures in a conversation. pixels: of one picture. n: answers to a prompt.
-    prompts: in one request. tokens: of an answer.
+    prompts: in one request. tokens: of an answer. characters: of a message that is kept.
     """
 
     body: int = 32 * 2**20
@@ -36,6 +38,7 @@ class Limits:
     n: int = 16
     prompts: int = 128
     tokens: int = 4096
+    characters: int = 100_000
 
 
 def messages_of(messages: Sequence[ChatMessage], renderer: Renderer, limits: Limits) -> list[Message]:
@@ -84,13 +87,25 @@ def _picture(url: str, param: str, limits: Limits) -> Part:
     if not url.startswith("data:image/"):
         raise ApiError(400, "a picture is given as a data URL (data:image/png;base64,...); nothing is fetched", param)
     try:
-        part = Part("image", media=media.decode_base64(url.partition(",")[2]))
-        width, height = part.size()
-        if width * height > limits.pixels:
-            raise ApiError(400, f"the picture has {width} x {height} pixels; at most {limits.pixels:,} are read", param)
-        part.image()
+        return picture_of(media.decode_base64(url.partition(",")[2]), limits)
     except ChatwrightError as error:
         raise ApiError(400, str(error), param) from error
+
+
+def picture_of(data: bytes, limits: Limits) -> Part:
+    """A picture that can be read and is not too large; nothing of a larger one is decoded.
+
+    Raises:
+        ChatwrightError: it is not, or is no PNG, JPEG, GIF or WebP: Pillow reads many forms that browsers do not, and
+            some by starting other programs.
+    """
+    if media.type_of(data) not in PICTURES:
+        raise ChatwrightError("unreadable image (of no known format); export it again as PNG or JPEG")
+    part = Part("image", media=data)
+    width, height = part.size()
+    if width * height > limits.pixels:
+        raise ChatwrightError(f"the picture has {width} x {height} pixels; at most {limits.pixels:,} are read")
+    part.image()
     return part
 
 

@@ -1,44 +1,63 @@
 """The web application: routes, limits and errors around one service."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
+from fastapi.staticfiles import StaticFiles
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chatwright.serving import openai
 from chatwright.serving.errors import ApiError, add_handlers
-from chatwright.serving.openai import Served
+from chatwright.serving.gate import Gate, Headers, Rate
+from chatwright.serving.pages import html, people, talks
+from chatwright.serving.served import Served
+from chatwright.serving.writing import Writings
+
+ATTEMPTS = 10  # at the password of one account in a minute
+VISITS = 30  # attempts at passwords and links from one address in a minute
 
 
-def create_app(served: Served, authorise: Callable[[str], bool]) -> FastAPI:
-    """The application; it closes the service when it is shut down.
-
-    Args:
-        authorise: whether a key may use the API; asked for every request.
-    """
+def create_app(served: Served) -> FastAPI:
+    """The application; it closes the service when it is shut down, after the last answer is saved."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         await run_in_threadpool(served.service.close)
-
-    async def with_key(request: Request) -> None:
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not await run_in_threadpool(authorise, key.strip()):
-            raise ApiError(401, "no valid API key; send it as 'Authorization: Bearer <key>'", code="invalid_api_key")
+        await writings.close()
 
     app = FastAPI(title="Chatwright", lifespan=lifespan, docs_url=None, redoc_url=None)
+    writings, attempts, visits = Writings(served), Rate(ATTEMPTS), Rate(VISITS)
     add_handlers(app)
-    app.include_router(openai.routes(served), dependencies=[Depends(with_key)])
+    app.include_router(openai.routes(served))
+    app.include_router(html.routes(served, attempts, visits))
+    app.include_router(talks.routes(served, writings))
+    app.include_router(people.routes(served, writings, attempts))
+    app.mount("/static", Static(directory=Path(__file__).parent / "static"))
 
     @app.get("/health")
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
+    # The last one that is added is the first that a request meets.
+    app.add_middleware(Gate, database=served.database, rate=Rate(served.rate))
     app.add_middleware(BodyLimit, most=served.limits.body)
+    app.add_middleware(Headers)
     return app
+
+
+class Static(StaticFiles):
+    """Files that a browser keeps, and asks each time whether they have changed."""
+
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        response = super().file_response(*args, **options)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
 
 
 class BodyLimit:

@@ -8,9 +8,11 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from chatwright.errors import ChatwrightError
+from chatwright.feedback.database import Conflict, NotAllowed, NotFound
 from chatwright.generation.service import Busy
 
 RETRY_AFTER = 5  # seconds
+STATUS = {NotAllowed: 403, NotFound: 404, Conflict: 409}
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -38,8 +40,9 @@ def as_api_error(error: Exception) -> ApiError:
         return error
     if isinstance(error, Busy):
         return ApiError(429, str(error), code="queue_full")
+    status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), 400)
     code = "context_length_exceeded" if "the model's context is" in str(error) else None
-    return ApiError(400, str(error), code=code)
+    return ApiError(status, str(error), code=code)
 
 
 def add_handlers(app: FastAPI) -> None:

@@ -7,7 +7,6 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -32,22 +31,9 @@ from chatwright.serving.answers import (
 )
 from chatwright.serving.errors import ApiError, as_api_error
 from chatwright.serving.protocol import ChatRequest, CompletionRequest, EmbeddingRequest
+from chatwright.serving.served import Served
 
 PATIENCE = 1.0  # seconds between two looks whether a client that waits is still there
-
-
-@dataclass
-class Served:
-    """What the routes need: the service, the name that clients call the model by, and what they may ask for."""
-
-    service: Service
-    name: str
-    limits: Limits = field(default_factory=Limits)
-    since: int = field(default_factory=lambda: int(time.time()))
-
-    def check(self, model: str) -> None:
-        if model != self.name:
-            raise ApiError(404, f"there is no model {model!r} here; use {self.name!r}", "model", "model_not_found")
 
 
 def routes(served: Served) -> APIRouter:

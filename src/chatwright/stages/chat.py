@@ -121,8 +121,12 @@ class Conversation:
         self.pictures = []
         said = ""
         try:
-            self.make_room(message)
-            stream = self.engine.stream([*self.system, *self.turns, message], self.sampling)
+            messages = [*self.system, *self.turns, message]
+            prompt, forgotten = self.engine.latest(messages, self.sampling.max_new_tokens)
+            if forgotten:
+                self.turns = self.turns[2 * forgotten :]
+                print(f"(the conversation is long; {forgotten} of its first turns are forgotten)")
+            stream = self.engine.stream(prompt, self.sampling)
             print("assistant: ", end="", flush=True)
             with contextlib.closing(stream), contextlib.suppress(KeyboardInterrupt):
                 for piece in stream:
@@ -133,17 +137,3 @@ class Conversation:
             return
         print()
         self.turns += [message, Message.of("assistant", said)]
-
-    def make_room(self, message: Message) -> None:
-        """Forget the oldest turns until the conversation and an answer fit the model's context."""
-        context = self.engine.context
-        room = min(self.sampling.max_new_tokens, context // 2)
-        forgotten = 0
-        while self.turns:
-            length = len(self.engine.renderer.prompt([*self.system, *self.turns, message]))
-            if length + room <= context:
-                break
-            self.turns = self.turns[2:]
-            forgotten += 1
-        if forgotten:
-            print(f"(the conversation is long; {forgotten} of its first turns are forgotten)")

@@ -1,0 +1,56 @@
+// Others' accounts, for owners and admins: invitations, roles, closing and opening.
+
+import { call } from "./api.js";
+import { day, made, toast } from "./page.js";
+import { t } from "./words.js";
+
+const byId = (id) => document.getElementById(id);
+const option = (role) => new Option(t(role), role);
+
+async function show() {
+  const { people, may } = await call("GET", "/api/people");
+  const roles = byId("invite").elements.role;
+  if (!roles.length) roles.append(...[...may].reverse().map(option));
+  byId("accounts").replaceChildren(...people.map((person) => line(person, may)));
+}
+
+function line(person, may) {
+  const { id, name, role, active, created } = person;
+  const item = made("account-line");
+  const [select, button] = [item.querySelector("select"), item.querySelector("button")];
+  const mine = may.includes(role);
+  item.dataset.name = name;
+  item.querySelector("strong").textContent = name;
+  item.querySelector(".small").textContent = active ? t("since {day}", { day: day(created) }) : t("closed");
+  select.append(...(mine ? may : [role]).map(option));
+  select.value = role;
+  select.disabled = button.disabled = !mine;
+  select.setAttribute("aria-label", t("Role of {name}", { name }));
+  button.textContent = active ? t("Close") : t("Open again");
+  button.setAttribute("aria-label", active ? t("Close the account of {name}", { name }) : t("Open the account of {name} again", { name }));
+  const change = async (what, at) => {
+    try {
+      await call("PATCH", `/api/people/${id}`, what);
+    } catch (error) {
+      toast(error.message);
+    }
+    await show();
+    byId("accounts").querySelector(`[data-name="${CSS.escape(name)}"] ${at}`).focus();
+  };
+  select.addEventListener("change", () => change({ role: select.value }, "select"));
+  button.addEventListener("click", () => change({ active: !active }, "button"));
+  return item;
+}
+
+byId("invite").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  try {
+    const { link } = await call("POST", "/api/invitations", { role: event.target.elements.role.value });
+    byId("link").textContent = new URL(link, location.href);
+    byId("once").hidden = false;
+  } catch (error) {
+    toast(error.message);
+  }
+});
+
+await show().catch((error) => toast(error.message));

@@ -191,6 +191,13 @@ def test_an_edit_and_another_answer_are_branches_to_go_back_to(running, visit):
     assert (parents["dog"], parents["pear"], parents["apple"]) == (None, None, answers[0])
     assert len(answers) == 2
 
+    # Who comes back finds the branch that was written in last.
+    first.get_by_role("button", name="The version before").click()
+    say(page, "fruit")
+    answer(page, 1)
+    page.reload()
+    expect(page.locator("article.user .body")).to_have_text(["dog", "fruit"])
+
 
 def test_pictures_are_chosen_pasted_dropped_and_removed(running, visit):
     page = visit(running, person="ada")
@@ -416,7 +423,7 @@ def test_the_keyboard_is_enough(running, visit, slowly, endless):
     keys.press("Enter")
     page.locator("article.writing").wait_for()
     keys.press("Escape")
-    answer(page)
+    expect(answer(page).locator(".ended")).to_have_text("Stopped.")
     assert rows(running.database, Message)[0].content[0].text == "dog\npear"
     # Backwards from where one writes: the actions of the last answer, of which the last is "another answer".
     keys.press("Shift+Tab")

@@ -12,9 +12,11 @@ import pydantic
 import pytest
 import torch
 from tests.conftest import picture
-from tests.serving.clients import Running, idle
+from tests.serving.clients import HASHED, Running, idle
 
 from chatwright.data.records import Message, Part
+from chatwright.feedback import accounts
+from chatwright.feedback.tables import User
 from chatwright.generation.reading import embed, read
 from chatwright.generation.sampling import Sampling
 from chatwright.models import build
@@ -93,6 +95,39 @@ def test_pictures_are_seen(running):
         ask(picture(1), picture(2), picture(3))
     with pytest.raises(openai.BadRequestError, match=r"200 x 100 pixels; at most 10,000"):
         ask(picture(1).resize((200, 100)))
+
+
+def test_a_picture_is_uploaded_once_and_named_afterwards(running, database):
+    data = Part.of_image(picture(3)).media
+    file = running.client.files.create(file=("dog.png", data), purpose="vision")
+    assert file.bytes == len(data) and file.id.startswith("file-")
+    assert running.client.files.create(file=data, purpose="vision").id == file.id
+    assert [one.id for one in running.client.files.list()] == [file.id] == [running.client.files.retrieve(file.id).id]
+    assert running.client.files.content(file.id).content == data
+
+    def ask(url):
+        asked = {"model": "tiny", "messages": with_picture(url), "temperature": 0, "max_tokens": 9}
+        return running.client.chat.completions.create(**asked).choices[0].message.content
+
+    assert ask(file.id) == ask(f"data:image/png;base64,{base64.b64encode(data).decode()}")
+    with database.writing() as session:
+        session.add(user := User(name="other", password_hash=HASHED, role="owner", pseudonym="annotator-other"))
+        session.flush()
+    with database.writing(user.id) as session:
+        _, key = accounts.create_key(session, "tests")
+    other = openai.OpenAI(base_url=f"{running.url}/v1", api_key=key, max_retries=0)
+    for refused in (other.files.retrieve, other.files.content, other.files.delete):
+        with pytest.raises(openai.NotFoundError):
+            refused(file.id)
+    with pytest.raises(openai.BadRequestError, match="no such file of yours"):
+        other.chat.completions.create(model="tiny", messages=with_picture(file.id))
+    assert not list(other.files.list())
+    assert running.client.files.delete(file.id).deleted
+    for gone in (file.id, "file-nonsense"):
+        with pytest.raises(openai.NotFoundError):
+            running.client.files.retrieve(gone)
+    with pytest.raises(openai.BadRequestError, match="unreadable image"):
+        running.client.files.create(file=b"%PDF-1.4", purpose="vision")
 
 
 def test_log_likelihoods_of_a_text_are_those_of_the_model(running):

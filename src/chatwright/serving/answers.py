@@ -3,7 +3,7 @@
 import json
 import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -41,13 +41,18 @@ class Limits:
     characters: int = 100_000
 
 
-def messages_of(messages: Sequence[ChatMessage], renderer: Renderer, limits: Limits) -> list[Message]:
-    """The conversation as our records have it; pictures are data URLs, and calls stand in the text.
+def messages_of(
+    messages: Sequence[ChatMessage], renderer: Renderer, limits: Limits, file: Callable[[str], bytes]
+) -> list[Message]:
+    """The conversation as our records have it; pictures are data URLs or files, and calls stand in the text.
 
     What a tool returned is nobody's prompt: special tokens in it become plain text.
 
+    Args:
+        file: what is in the file with an id.
+
     Raises:
-        ApiError: a picture is not given as a data URL, cannot be read, or is too large; or there are too many.
+        ApiError: a picture is neither a data URL nor a file, cannot be read, or is too large; or there are too many.
     """
     found, pictures = [], 0
     for number, message in enumerate(messages):
@@ -61,7 +66,7 @@ def messages_of(messages: Sequence[ChatMessage], renderer: Renderer, limits: Lim
             pictures += 1
             if pictures > limits.images:
                 raise ApiError(400, f"more than {limits.images} pictures; send fewer", param)
-            parts.append(_picture(part.image_url.url, param, limits))
+            parts.append(_picture(part.image_url.url, param, limits, file))
         if isinstance(message.content, str):
             parts.append(Part.of_text(message.content))
         if message.role == "tool":
@@ -83,11 +88,13 @@ def _call_text(call: ToolCall) -> str:
     return f'<tool_call>{{"name": {name}, "arguments": {arguments}}}</tool_call>'
 
 
-def _picture(url: str, param: str, limits: Limits) -> Part:
-    if not url.startswith("data:image/"):
-        raise ApiError(400, "a picture is given as a data URL (data:image/png;base64,...); nothing is fetched", param)
+def _picture(url: str, param: str, limits: Limits, file: Callable[[str], bytes]) -> Part:
+    if not url.startswith(("data:image/", "file-")):
+        says = "a picture is a data URL (data:image/png;base64,...) or the id of an uploaded file; nothing is fetched"
+        raise ApiError(400, says, param)
     try:
-        return picture_of(media.decode_base64(url.partition(",")[2]), limits)
+        data = media.decode_base64(url.partition(",")[2]) if url.startswith("data:") else file(url)
+        return picture_of(data, limits)
     except ChatwrightError as error:
         raise ApiError(400, str(error), param) from error
 
@@ -135,7 +142,8 @@ def plain_prompt(engine: Engine, prompt: str | list[int]) -> Rendered:
     words = len(engine.model.get_input_embeddings().weight)
     if wrong := [token for token in ids if token >= words or token in engine.renderer.unsaid]:
         raise ApiError(400, f"{wrong[0]} is no token that can be given to this model", "prompt")
-    return engine.render(Rendered(list(ids), [False] * len(ids)))
+    # The answer goes on where the prompt ends: with a space, if that is what comes next.
+    return engine.render(Rendered(list(ids), [False] * len(ids), begun=True))
 
 
 @dataclass

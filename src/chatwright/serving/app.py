@@ -11,7 +11,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from chatwright.serving import openai
+from chatwright.serving import files, openai
 from chatwright.serving.errors import ApiError, add_handlers
 from chatwright.serving.gate import Gate, Headers, Rate
 from chatwright.serving.pages import html, people, talks
@@ -35,6 +35,7 @@ def create_app(served: Served) -> FastAPI:
     writings, attempts, visits = Writings(served), Rate(ATTEMPTS), Rate(VISITS)
     add_handlers(app)
     app.include_router(openai.routes(served))
+    app.include_router(files.routes(served))
     app.include_router(html.routes(served, attempts, visits))
     app.include_router(talks.routes(served, writings))
     app.include_router(people.routes(served, writings, attempts))

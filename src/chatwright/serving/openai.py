@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -30,6 +31,7 @@ from chatwright.serving.answers import (
     sampling_of,
 )
 from chatwright.serving.errors import ApiError, as_api_error
+from chatwright.serving.files import content_of
 from chatwright.serving.protocol import ChatRequest, CompletionRequest, EmbeddingRequest
 from chatwright.serving.served import Served
 
@@ -56,7 +58,8 @@ def routes(served: Served) -> APIRouter:
     async def chat(asked: ChatRequest, request: Request) -> Response:
         served.check(asked.model)
         engine = served.service.engine
-        prompt, form = await run_in_threadpool(_conversation, engine, asked, served.limits)
+        file = partial(content_of, served.database, request.state.person)
+        prompt, form = await run_in_threadpool(_conversation, engine, asked, served.limits, file)
         sampling = sampling_of(asked, asked.limit, asked.top_logprobs, served.limits, form)
         made = Chat(asked, engine)
         return await _answer(served, made, asked.stream, engine, [prompt], sampling, asked.n, request)
@@ -97,11 +100,13 @@ def routes(served: Served) -> APIRouter:
     return router
 
 
-def _conversation(engine: Engine, asked: ChatRequest, limits: Limits) -> tuple[Rendered, str]:
+def _conversation(
+    engine: Engine, asked: ChatRequest, limits: Limits, file: Callable[[str], bytes]
+) -> tuple[Rendered, str]:
     """The prompt as the model reads it, and the form that its answer has to keep to."""
     schemas = [{"type": "function", "function": schema} for schema in asked.callable]
     renderer = engine.renderer.with_tools(schemas) if schemas else engine.renderer
-    messages = messages_of(asked.messages, renderer, limits)
+    messages = messages_of(asked.messages, renderer, limits, file)
     return engine.render(renderer.prompt(messages)), asked.form
 
 

@@ -111,7 +111,7 @@ STAGES: dict[str, Callable[[Path], Stage]] = {
         str(made / "align"), made / "demonstrations.parquet", 8, 4, 8, adapter=Adapter("lora"), training=course()
     ),
     "annotate": lambda made: Annotate(
-        str(made / "sft"), made / "demonstrations.parquet", 4, max_new_tokens=8, heldout=0.3, chunk=2
+        str(made / "sft"), made / "demonstrations.parquet", responses=4, max_new_tokens=8, heldout=0.3, chunk=2
     ),
     "reward": lambda made: Reward(
         str(made / "sft"), made / "annotate/comparisons.parquet", made / "annotate/comparisons_heldout.parquet",

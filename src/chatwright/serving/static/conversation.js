@@ -121,6 +121,7 @@ export class Conversation extends EventTarget {
           this.dispatchEvent(new CustomEvent("ended", { detail: { answer, compare: event.compare_next } }));
         } else {
           answer.content = [{ type: "text", text: "", html: event.html }];
+          if (answer.stopping) await this.#end(answer);
         }
         this.#changed(answer);
       }
@@ -139,7 +140,16 @@ export class Conversation extends EventTarget {
   }
 
   async stop() {
-    await Promise.all(this.writing.map((answer) => call("POST", `/api/answers/${answer.id}/stop`)));
+    await Promise.all(this.writing.map((answer) => this.#end(Object.assign(answer, { stopping: true }))));
+  }
+
+  /** End an answer; one that the server has not begun yet is ended with its first words. */
+  async #end(answer) {
+    try {
+      await call("POST", `/api/answers/${answer.id}/stop`);
+    } catch (error) {
+      if (error.cause !== 404) throw error;
+    }
   }
 
   /** Judge the pair of answers to a message; the better one is gone on with. */

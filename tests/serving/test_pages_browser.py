@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 import axe_playwright_python
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 from sqlalchemy import select
 from tests.conftest import picture
 from tests.serving.clients import PASSWORD, Running
@@ -155,6 +155,20 @@ def test_the_first_owner_joins_and_stops_an_answer(start, database, assistant, r
     shown = last(page, "assistant").locator(".body").inner_html()
     page.reload()
     assert answer(page).locator(".body").inner_html() == shown
+
+
+def test_an_answer_can_be_stopped_before_the_server_has_begun_it(running, visit, slowly, endless):
+    page = visit(running, person="ada")
+
+    def late(route: Route) -> None:
+        time.sleep(0.5)
+        route.continue_()
+
+    page.route("**/answers", late)
+    say(page, "dog")
+    page.locator("article.writing").wait_for()
+    page.keyboard.press("Escape")
+    expect(answer(page).locator(".ended")).to_have_text("Stopped.")
 
 
 def test_an_edit_and_another_answer_are_branches_to_go_back_to(running, visit):

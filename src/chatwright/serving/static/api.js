@@ -13,8 +13,7 @@ export function uuid() {
   return hex.replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
 }
 
-/** What the server answers to a request; `body` is a Blob or becomes JSON. Throws an Error that a person can read; its
- * cause is the status of a refusal. */
+/** What the server answers to a request; `body` is a Blob or becomes JSON. Throws an Error that a person can read. */
 async function request(method, path, body) {
   const headers = { "X-CSRF-Token": csrf };
   if (body !== undefined && !(body instanceof Blob)) {
@@ -30,8 +29,7 @@ async function request(method, path, body) {
   if (response.ok) return response;
   if (response.status === 401) throw new Error(t("You are signed out. Load the page again to sign in; nothing is lost."));
   const told = await response.json().catch(() => null);
-  const { status } = response;
-  throw new Error(t(told?.error?.message ?? "The server has a problem ({status}).", { status }), { cause: status });
+  throw new Error(t(told?.error?.message ?? "The server has a problem ({status}).", { status: response.status }));
 }
 
 /** As `request`, read as JSON; null when the answer is empty. */

@@ -139,17 +139,14 @@ export class Conversation extends EventTarget {
     this.dispatchEvent(new Event("saved"));
   }
 
+  /** End what is being written; an answer that the server has not begun yet is ended with its first words. */
   async stop() {
-    await Promise.all(this.writing.map((answer) => this.#end(Object.assign(answer, { stopping: true }))));
+    for (const answer of this.writing) answer.stopping = true;
+    await Promise.all(this.writing.filter((answer) => answer.content.length).map((answer) => this.#end(answer)));
   }
 
-  /** End an answer; one that the server has not begun yet is ended with its first words. */
-  async #end(answer) {
-    try {
-      await call("POST", `/api/answers/${answer.id}/stop`);
-    } catch (error) {
-      if (error.cause !== 404) throw error;
-    }
+  #end(answer) {
+    return call("POST", `/api/answers/${answer.id}/stop`);
   }
 
   /** Judge the pair of answers to a message; the better one is gone on with. */

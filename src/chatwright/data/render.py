@@ -5,9 +5,11 @@ template itself, by the character where each assistant turn begins, so templates
 """
 
 import copy
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,15 @@ class Rendered:
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """What identifies a row by its tokens and its media."""
+        digest = hashlib.blake2b(np.asarray(self.input_ids, dtype=np.int64).tobytes(), digest_size=16)
+        for name in sorted(self.media):
+            digest.update(name.encode())
+            digest.update(self.media[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.digest()
 
 
 class Renderer:

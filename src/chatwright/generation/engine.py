@@ -7,7 +7,6 @@ A prompt is read once (each picture is encoded once) for all its samples; answer
 counted from their own first token, and every sample has its own stream of random numbers.
 """
 
-import hashlib
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -15,8 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-import torch
 from transformers import PreTrainedModel
 
 from chatwright.data.records import Message
@@ -96,8 +93,8 @@ class Engine:
         seen: Counter[bytes] = Counter()
         requests = []
         for prompt, one in zip(rendered, each, strict=True):
-            requests.append(self.request(prompt, one, n, seen[_digest(prompt)]))
-            seen[_digest(prompt)] += n
+            requests.append(self.request(prompt, one, n, seen[prompt.digest]))
+            seen[prompt.digest] += n
         # Neighbours in length share a batch, which saves padding; the longest first, so that memory runs out at once.
         waiting = deque(sorted(requests, key=lambda request: -len(request.prompt)))
         answered = 0
@@ -196,9 +193,9 @@ class Engine:
         """
         # The last token needs no place in the context, as nothing follows it.
         room = min(sampling.max_new_tokens, self.context - len(prompt) + 1)
-        rows, key = [], _digest(prompt)
+        rows: list[Row] = []
         for number in range(first, first + n):
-            uniforms = stream_of_uniforms(sampling.seed, key, number, room) if sampling.temperature else None
+            uniforms = stream_of_uniforms(sampling.seed, prompt.digest, number, room) if sampling.temperature else None
             constraint = None
             if sampling.form:
                 constraint = Constraint(self.renderer, len(self.model.get_output_embeddings().weight), sampling.form)
@@ -247,12 +244,3 @@ class Engine:
             decoder.set_attn_implementation(attention)
             for module in training:
                 module.training = True
-
-
-def _digest(prompt: Rendered) -> bytes:
-    """What identifies a prompt: its tokens and its media."""
-    digest = hashlib.blake2b(np.asarray(prompt.input_ids, dtype=np.int64).tobytes(), digest_size=16)
-    for name in sorted(prompt.media):
-        digest.update(name.encode())
-        digest.update(prompt.media[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.digest()

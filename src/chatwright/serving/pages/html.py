@@ -140,8 +140,8 @@ def routes(served: Served, attempts: Rate, visits: Rate) -> APIRouter:
     def people(request: Request, person: Person) -> Response:
         try:
             with database.reading(person) as session:
-                session.require(*accounts.RULES)
-                return page(request, "people.html", person=about(session))
+                may = accounts.RULES[session.require(*accounts.RULES).role]
+                return page(request, "people.html", person=about(session), may=may[::-1])
         except ChatwrightError as error:
             return refused(request, error)
 

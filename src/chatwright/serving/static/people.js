@@ -9,8 +9,6 @@ const option = (role) => new Option(t(role), role);
 
 async function show() {
   const { people, may } = await call("GET", "/api/people");
-  const roles = byId("invite").elements.role;
-  if (!roles.length) roles.append(...[...may].reverse().map(option));
   byId("accounts").replaceChildren(...people.map((person) => line(person, may)));
 }
 

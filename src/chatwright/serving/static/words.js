@@ -1,7 +1,8 @@
 // The page's language. English text is its own key; chinese.json, which the templates use too, has the Chinese.
 
-const page = document.documentElement;
-const words = page.lang.startsWith("zh") ? await (await fetch("/static/chinese.json")).json() : {};
+import chinese from "./chinese.json" with { type: "json" };
+
+const words = document.documentElement.lang.startsWith("zh") ? chinese : {};
 
 /** The text in the page's language; `{name}` in it is replaced by `values.name`. */
 export function t(text, values = {}) {

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from chatwright.data.records import Message
 from chatwright.data.render import Renderer
 from chatwright.models import build
-from chatwright.models.load import token_logprobs
+from chatwright.models.outputs import token_logprobs
 
 # As the command line does, so that tests see only what the product prints.
 transformers.utils.logging.disable_progress_bar()

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from chatwright.data.records import Document, Message, Part, answered
 from chatwright.data.render import Renderer
 from chatwright.errors import ChatwrightError
-from chatwright.models.load import hidden_states
+from chatwright.models.outputs import hidden_states
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"

@@ -152,13 +152,11 @@ def test_a_prompt_that_does_not_fit_is_refused(length, message, language_model, 
 
 
 def test_the_model_is_left_as_it_was(language_model, renderer, conversations):
-    language_model.set_attn_implementation("eager")
     language_model.train()
     language_model.model.layers[0].eval()
     before = [module.training for module in language_model.modules()]
     Engine(language_model, renderer).generate(conversations[:1], Sampling(max_new_tokens=2))
     assert [module.training for module in language_model.modules()] == before
-    assert language_model.config._attn_implementation == "eager"
     ids = torch.tensor([[70, 71]])
     language_model(input_ids=ids, labels=ids).loss.backward()
 

@@ -9,6 +9,7 @@ import torch
 from chatwright.data.records import Message, Prompt
 from chatwright.models.eyes import share_eye
 from chatwright.models.heads import RewardModel
+from chatwright.models.outputs import model_inputs
 from chatwright.objectives.feedback.methods import ONLINE, make
 from chatwright.stages.experience import METRICS, Experience
 from chatwright.stages.rl import RL
@@ -53,7 +54,7 @@ def prompts(request, conversations):
     return [conversations[i] for i in {"text": [0, 3], "image": [1, 2, 4], "both": [0, 1, 2, 3, 4]}[request.param]]
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["packed", "sdpa"])
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 def test_the_first_ratio_is_one(assistant, renderer, prompts, temperature, attention):
     assistant.get_decoder().set_attn_implementation(attention)
@@ -108,8 +109,7 @@ def test_rollouts_are_what_the_formulas_say(assistant, renderer, conversations):
     with torch.no_grad():
         for row in range(24):
             batch = renderer.collate([loader._row(row)])
-            inputs = {k: v for k, v in batch.items() if k != "loss_mask"}
-            logits = loader.reference(**inputs).logits[0, :-1]
+            logits = loader.reference(**model_inputs(batch)).logits[0, :-1]
             logits[:, list(renderer.placeholders.values())] = float("-inf")
             length = int(buffer.lengths[row])
             reference = logits.log_softmax(-1)[-length:].gather(1, batch["input_ids"][0, -length:, None])[:, 0]

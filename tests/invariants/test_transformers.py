@@ -13,7 +13,8 @@ from chatwright.data.render import Renderer
 from chatwright.errors import ChatwrightError
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
-from chatwright.models.load import load_model, model_inputs
+from chatwright.models.load import load_model
+from chatwright.models.outputs import model_inputs
 from chatwright.objectives.language.causal import CausalLanguageModel
 
 PLAIN = """

@@ -12,7 +12,8 @@ from chatwright.errors import ChatwrightError
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
 from chatwright.models.adapters import METHODS, Adapter, adapt
-from chatwright.models.load import load_model, model_inputs, token_logprobs
+from chatwright.models.load import load_model
+from chatwright.models.outputs import model_inputs, token_logprobs
 from chatwright.objectives.language.causal import CausalLanguageModel
 
 TALKS = {

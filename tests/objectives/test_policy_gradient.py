@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatwright.models.heads import RewardModel
+from chatwright.models.outputs import model_inputs
 from chatwright.objectives.feedback import mathematics as maths
 from chatwright.objectives.feedback.methods import ONLINE, make
-from chatwright.objectives.feedback.rollouts import Rollouts
+from chatwright.objectives.feedback.rollouts import Rollouts, rendered
 
 GROUPED = [name for name, method in ONLINE.items() if method.grouped]
 LONGEST = 6
@@ -93,7 +94,7 @@ def test_a_step_by_hand(assistant, renderer, prompts, name, gaps):
     (batch,) = batches(renderer, made, answered, len(answered))
     loss = objective.loss(batch)
 
-    inputs = {k: v for k, v in batch.items() if "." not in k and k != "loss_mask"}
+    inputs = model_inputs(rendered(batch))
     with torch.no_grad():
         logits = assistant(**inputs).logits[:, :-1]
     logits[..., list(renderer.placeholders.values())] = float("-inf")

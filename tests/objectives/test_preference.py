@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatwright.errors import ChatwrightError
+from chatwright.models.outputs import model_inputs
 from chatwright.objectives.feedback.kto import good_and_bad
 from chatwright.objectives.feedback.mathematics import preferring
 from chatwright.objectives.feedback.methods import OFFLINE, ONLINE, make
 from chatwright.objectives.feedback.preference import Responses
+from chatwright.objectives.feedback.rollouts import rendered
 
 PAIRWISE = [name for name in OFFLINE if name != "kto"]
 
@@ -52,7 +54,7 @@ def test_a_step_by_hand(assistant, renderer, prompts, name):
     """The sum over all ordered pairs, from log-probabilities that transformers alone computes."""
     batch = with_reference(batch_of(renderer, prompts, [0, 1]))
     loss = make(OFFLINE, name, {}, assistant, renderer).loss(batch)
-    inputs = {k: v for k, v in batch.items() if "." not in k and k != "loss_mask"}
+    inputs = model_inputs(rendered(batch))
     with torch.no_grad():
         logits = assistant(**inputs).logits[:, :-1]
     logits[..., list(renderer.placeholders.values())] = float("-inf")

@@ -15,7 +15,8 @@ from chatwright.data.render import Renderer
 from chatwright.data.store import save
 from chatwright.generation.engine import Engine
 from chatwright.models.adapters import METHODS, Adapter
-from chatwright.models.load import load_model, model_inputs
+from chatwright.models.load import load_model
+from chatwright.models.outputs import model_inputs
 from chatwright.stages.base import execute
 from chatwright.stages.sft import SFT
 from chatwright.training.checkpoint import load

@@ -16,7 +16,7 @@ from chatwright.data.store import save
 from chatwright.errors import ChatwrightError
 from chatwright.feedback.environments import Tools
 from chatwright.models import build
-from chatwright.models.load import token_logprobs
+from chatwright.models.outputs import token_logprobs
 from chatwright.stages.base import execute
 from chatwright.stages.rl import RL
 from chatwright.training.loop import Training

@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import AutoProcessor, AutoTokenizer, ProcessorMixin
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from chatwright.data.packing import pack
 from chatwright.data.records import Document, Message, Part
 from chatwright.errors import ChatwrightError
 
@@ -291,7 +292,7 @@ class Renderer:
         mask = [i not in self.placeholders.values() for i in ids]
         return self._with_media(text + self.tokenizer.eos_token, ids, mask, [p for p in document.content if p.media])
 
-    def collate(self, rows: Sequence[Rendered], side: str = "right") -> dict[str, Tensor]:
+    def collate(self, rows: Sequence[Rendered], side: str = "right") -> dict[str, Any]:
         """Pad rows into a batch.
 
         Args:
@@ -300,7 +301,7 @@ class Renderer:
 
         Returns:
             ``input_ids``, ``attention_mask``, ``position_ids`` (counted over real tokens), ``loss_mask``, each [B, T],
-            and the media of all rows, concatenated.
+            the media of all rows, concatenated, and, padded on the right, ``packing``: the same without padding.
         """
         lengths = np.array([len(row) for row in rows])
         places = np.arange(lengths.max())
@@ -314,13 +315,17 @@ class Renderer:
             for key in sorted({key for row in rows for key in row.media})
         }
         attention = torch.from_numpy(real.astype(np.int64))
-        return {
+        batch: dict[str, Any] = {
             "input_ids": torch.from_numpy(ids),
             "attention_mask": attention,
             "position_ids": (attention.cumsum(-1) - 1).clamp_min(0),
             "loss_mask": torch.from_numpy(loss),
             **media,
         }
+        if side == "right":
+            marks = set(self.placeholders.values())
+            batch["packing"] = pack([row.input_ids for row in rows], [row.media for row in rows], marks, len(places))
+        return batch
 
     def decode(self, tokens: Sequence[int], prompt: Rendered | None = None) -> str:
         """The text of an answer, without special tokens and white space around it.

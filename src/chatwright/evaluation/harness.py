@@ -13,7 +13,7 @@ from chatwright.evaluation import metrics
 from chatwright.evaluation.metrics import Score
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
-from chatwright.models.load import answer_logits, token_logprobs
+from chatwright.models.outputs import answer_logits, token_logprobs
 
 # Logits of a batch of documents, in numbers: 256 MiB of float32.
 LOGITS = 2**26

@@ -16,7 +16,7 @@ from chatwright.models.heads import RewardEnsemble, RewardModel, load_scorer, sc
 Judge = RewardModel | RewardEnsemble | Verifier
 
 
-def judge_of(name: str | Sequence[str], answering: PreTrainedModel, attention: str = "sdpa") -> Judge:
+def judge_of(name: str | Sequence[str], answering: PreTrainedModel) -> Judge:
     """The judge that a setting names.
 
     Args:
@@ -28,7 +28,7 @@ def judge_of(name: str | Sequence[str], answering: PreTrainedModel, attention: s
     """
     if isinstance(name, str) and ":" in name:
         return function_of(name)
-    scorer = load_scorer(name, attention)
+    scorer = load_scorer(name)
     words = len(answering.get_input_embeddings().weight)
     if any(len(member.backbone.get_input_embeddings().weight) != words for member in members_of(scorer)):
         raise ChatwrightError(f"{name}: has another vocabulary than the model it is to judge; use the same tokenizer")

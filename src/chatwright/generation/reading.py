@@ -9,7 +9,7 @@ from torch import Tensor
 from chatwright.data.render import Rendered
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import most_likely
-from chatwright.models.load import answer_logits, hidden_states
+from chatwright.models.outputs import answer_logits, hidden_states
 
 LOGITS = 2**26  # of texts that are read together, in numbers: 256 MiB of float32
 

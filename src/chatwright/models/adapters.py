@@ -132,9 +132,13 @@ class SoftPrompt:
             return args, {**inputs, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp_min(0)}
 
         hook = self.model.base_model.register_forward_pre_hook(hide, with_kwargs=True)
+        decoder = self.model.get_decoder()
+        attention = decoder.config._attn_implementation
+        decoder.set_attn_implementation("sdpa")  # for packed rows no mask could hide anything
         try:
             yield
         finally:
+            decoder.set_attn_implementation(attention)
             hook.remove()
 
     @torch.no_grad()

@@ -16,6 +16,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from chatwright.data.records import ROLES
 from chatwright.errors import ChatwrightError
+from chatwright.models.attention import use_packing
 
 PAD, END_OF_TEXT, END, IMAGE = "<|pad|>", "<|endoftext|>", "<|end|>", "<image>"
 SPECIAL_TOKENS = [PAD, END_OF_TEXT, END, IMAGE, *(f"<|{role}|>" for role in ROLES)]
@@ -43,7 +44,7 @@ def decoder(tokenizer: PreTrainedTokenizerFast, width: int, depth: int, heads: i
     """
     if width % heads:
         raise ChatwrightError(f"width {width} is not divisible by heads {heads}; choose a multiple")
-    return Qwen3ForCausalLM(
+    model = Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=len(tokenizer),
             hidden_size=width,
@@ -59,6 +60,8 @@ def decoder(tokenizer: PreTrainedTokenizerFast, width: int, depth: int, heads: i
             pad_token_id=tokenizer.pad_token_id,
         )
     )
+    use_packing(model)
+    return model
 
 
 def eye(widths: list[int]) -> ResNetModel:
@@ -86,6 +89,7 @@ def assistant(seeing: ResNetModel, speaking: Qwen3ForCausalLM, processor: LlavaP
     model.tie_weights()
     model.generation_config.eos_token_id = speaking.config.eos_token_id
     model.generation_config.pad_token_id = speaking.config.pad_token_id
+    use_packing(model)
     return model
 
 

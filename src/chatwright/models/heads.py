@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 from chatwright.data.render import Rendered, Renderer
 from chatwright.data.steps import step_ends
 from chatwright.errors import ChatwrightError
-from chatwright.models.load import checkpoint_of, hidden_states, load_model
+from chatwright.models.load import checkpoint_of, load_model
+from chatwright.models.outputs import hidden_states
 
 
 class ScalarHead(nn.Linear):
@@ -45,10 +46,9 @@ class RewardModel(nn.Module):
 
     def scores(self, inputs: dict[str, Any]) -> Tensor:
         """[B]: the score of every row, read at its last real token, wherever the padding is."""
-        hidden = hidden_states(self.backbone, inputs)
-        mask = inputs["attention_mask"]
-        last = mask.shape[1] - 1 - mask.int().flip(1).argmax(1)
-        return self.head(hidden[torch.arange(len(mask), device=hidden.device), last])
+        real = inputs["attention_mask"].bool()
+        last = real & (real.flip(1).cumsum(1).flip(1) == 1)
+        return self.head(hidden_states(self.backbone, inputs, last))
 
     def values(self, inputs: dict[str, Any]) -> Tensor:
         """[B, T]: entry t is the value of the state before token t; entry 0 is 0."""
@@ -60,7 +60,7 @@ class RewardModel(nn.Module):
         save_file({name: tensor.contiguous() for name, tensor in self.head.state_dict().items()}, folder / self.file)
 
     @classmethod
-    def load(cls, name: str | Path, attention: str = "sdpa") -> "RewardModel":
+    def load(cls, name: str | Path) -> "RewardModel":
         """Read what `save` wrote, a `ProcessRewardModel` too; ``name`` is a folder of it or an artifact.
 
         Raises:
@@ -71,7 +71,7 @@ class RewardModel(nn.Module):
         file = folder / (ProcessRewardModel.file if by_step else RewardModel.file)
         if not file.exists():
             raise ChatwrightError(f"{folder}: no {file.name}, so no reward model; make one with `chatwright reward`")
-        backbone = load_model(folder, attention=attention)
+        backbone = load_model(folder)
         head = ScalarHead(backbone.config.get_text_config().hidden_size)
         head.load_state_dict(load_file(file))
         return ProcessRewardModel(backbone, Renderer.load(folder), head) if by_step else RewardModel(backbone, head)
@@ -176,15 +176,15 @@ class RewardEnsemble(nn.Module):
         return each.mean(0) - self.penalty * each.var(0, correction=0)
 
 
-def load_scorer(names: str | Sequence[str], attention: str = "sdpa") -> RewardModel | RewardEnsemble:
+def load_scorer(names: str | Sequence[str]) -> RewardModel | RewardEnsemble:
     """A reward model, or the ensemble of several, from their artifacts or folders.
 
     Raises:
         ChatwrightError: as `RewardModel.load` and `RewardEnsemble`.
     """
     if isinstance(names, str):
-        return RewardModel.load(names, attention)
-    return RewardEnsemble([RewardModel.load(name, attention) for name in names])
+        return RewardModel.load(names)
+    return RewardEnsemble([RewardModel.load(name) for name in names])
 
 
 @torch.no_grad()

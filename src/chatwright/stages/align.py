@@ -61,10 +61,9 @@ class Align(Stage):
         torch.manual_seed(self.seed)
         eye = ResNetModel.from_pretrained(self.eye / "model").to(memory_format=torch.channels_last)
         stride = 2 ** (1 + len(eye.config.hidden_sizes))
-        language = load_model(self.language, attention="eager")
+        language = load_model(self.language)
         renderer = Renderer(build.processor(Renderer.load(self.language / "model").tokenizer, self.pixels, stride))
         model = build.assistant(eye, language, renderer.processor)
-        model.get_decoder().set_attn_implementation("eager")
         documents = load(self.captions, Document)
         rows = [renderer.document(document) for document in documents]
         model.requires_grad_(False)

@@ -22,7 +22,8 @@ from chatwright.files import write
 from chatwright.generation.engine import Completion, Engine
 from chatwright.generation.sampling import Sampling
 from chatwright.models.heads import load_scorer, score_all
-from chatwright.models.load import checkpoint_of, load_model, token_logprobs
+from chatwright.models.load import checkpoint_of, load_model
+from chatwright.models.outputs import token_logprobs
 from chatwright.stages.base import Stage
 from chatwright.stages.chunks import Worker, in_chunks
 from chatwright.training.loop import best_device, to_device

@@ -16,7 +16,7 @@ from chatwright.feedback.judges import Judge, scores_of
 from chatwright.generation.conversation import Conversation, converse
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
-from chatwright.models.load import token_logprobs
+from chatwright.models.outputs import token_logprobs
 from chatwright.objectives.feedback.mathematics import explained_variance, kl_k1, kl_k3
 from chatwright.objectives.feedback.policy_gradient import PolicyGradient
 from chatwright.objectives.feedback.ppo import PPO

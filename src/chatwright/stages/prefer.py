@@ -20,7 +20,7 @@ from chatwright.errors import ChatwrightError
 from chatwright.files import write
 from chatwright.models.adapters import Adapter, adapt
 from chatwright.models.eyes import freeze_eye, restore_eye
-from chatwright.models.load import attention_for, checkpoint_of, load_model
+from chatwright.models.load import checkpoint_of, load_model
 from chatwright.objectives.feedback.methods import OFFLINE, check, make
 from chatwright.objectives.feedback.preference import Preference, response_logprobs
 from chatwright.stages.base import Stage
@@ -72,7 +72,6 @@ class Prefer(Stage):
         objective = make(OFFLINE, self.method, self.options, policy, renderer)
         taught = self._groups(renderer, self.comparisons)
         tested = self._groups(renderer, self.heldout) if self.heldout else []
-        policy.get_decoder().set_attn_implementation(attention_for([longest(group) for group in taught]))
         adapted = adapt(policy, renderer, self.adapter) if self.adapter.method else None
         with adapted.disabled() if adapted else nullcontext():
             groups = self._prepare(objective, [*taught, *tested])

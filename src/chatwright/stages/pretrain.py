@@ -50,7 +50,6 @@ class Pretrain(Stage):
         renderer = Renderer.load(self.tokenizer / "model")
         rows = [row for row in map(renderer.document, load(self.documents, Document)) if len(row) <= self.length]
         model = build.decoder(renderer.tokenizer, self.width, self.depth, self.heads, self.length)
-        model.set_attn_implementation("eager")
         steps = max(1, round(self.epochs * len(rows) / self.batch_size))
         loader = Batches(rows, renderer.collate, self.batch_size, steps, self.seed, self.micro_batch, lengths_of(rows))
         objective = CausalLanguageModel(model, renderer)

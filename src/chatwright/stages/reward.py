@@ -30,7 +30,7 @@ from chatwright.feedback.agreement import (
 from chatwright.files import write
 from chatwright.models.eyes import freeze_eye, restore_eye
 from chatwright.models.heads import ProcessRewardModel, RewardModel, score_all
-from chatwright.models.load import attention_for, checkpoint_of, load_model
+from chatwright.models.load import checkpoint_of, load_model
 from chatwright.objectives.feedback.bradley_terry import BradleyTerry
 from chatwright.objectives.feedback.likert import Likert
 from chatwright.objectives.feedback.mathematics import bradley_terry
@@ -94,7 +94,7 @@ class Reward(Stage):
         if not tested:
             raise ChatwrightError(f"{self.heldout}: nothing to test on within max_length={self.max_length}; raise it")
         zero = [] if by_step else self._references(renderer)
-        backbone = load_model(folder, attention=attention_for([max(map(len, group.rows)) for group in taught]))
+        backbone = load_model(folder)
         taught, tested, zero = freeze_all(backbone, taught, tested, zero)
         model = ProcessRewardModel(backbone, renderer) if by_step else RewardModel(backbone)
         parts: list[Any] = [model, renderer]

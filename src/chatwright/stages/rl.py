@@ -19,7 +19,7 @@ from chatwright.feedback.verifiers import function_of
 from chatwright.models.adapters import Adapter, adapt
 from chatwright.models.eyes import restore_eye, share_eye
 from chatwright.models.heads import RewardModel
-from chatwright.models.load import attention_for, checkpoint_of, load_model
+from chatwright.models.load import checkpoint_of, load_model
 from chatwright.objectives.feedback.methods import ONLINE, check, make
 from chatwright.stages.base import Stage
 from chatwright.stages.experience import RESAMPLES, Experience
@@ -121,10 +121,9 @@ class RL(Stage):
             renderer = renderer.with_tools(environment.schemas)
         records, prompts = self._prompts(renderer)
         texts = self._texts(renderer)
-        attention = attention_for([len(prompt) + self.max_new_tokens for prompt in prompts])
-        policy = load_model(folder, attention=attention)
+        policy = load_model(folder)
         named = (self.reward, self.verifier, self.gold)
-        judges = [judge_of(name, policy, attention) if name else None for name in named]
+        judges = [judge_of(name, policy) if name else None for name in named]
         parts: list[Any] = [policy, renderer, self.temperature, self.pretraining_coefficient]
         scorers = [member for judge in judges for member in members_of(judge)]
         if ONLINE[self.method].has_critic:

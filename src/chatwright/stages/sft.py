@@ -12,7 +12,7 @@ from chatwright.data.store import load
 from chatwright.errors import ChatwrightError
 from chatwright.models.adapters import Adapter, adapt
 from chatwright.models.eyes import freeze_eye, restore_eye
-from chatwright.models.load import attention_for, checkpoint_of, load_model
+from chatwright.models.load import checkpoint_of, load_model
 from chatwright.objectives.language.causal import CausalLanguageModel
 from chatwright.stages.base import Stage
 from chatwright.terminal import console
@@ -70,7 +70,7 @@ class SFT(Stage):
         if not kept:
             raise ChatwrightError(f"{self.demonstrations}: no row within max_length={self.max_length}; raise it")
         lengths = lengths_of(kept)
-        model = load_model(folder, attention=attention_for(lengths))
+        model = load_model(folder)
         if self.eye_rate:
             model.to(memory_format=torch.channels_last)  # faster for the convolutions of an eye; others do not notice
         else:

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from chatwright.data.packing import Packing
 from chatwright.errors import ChatwrightError
 from chatwright.files import write
 from chatwright.objectives.base import Objective
@@ -143,7 +144,7 @@ def best_device() -> torch.device:
 
 
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+    return {key: value.to(device) if isinstance(value, Tensor | Packing) else value for key, value in batch.items()}
 
 
 def _choose_precision(setting: str, state: Path, objective: Objective, batch: dict[str, Any]) -> str:

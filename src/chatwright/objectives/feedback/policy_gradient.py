@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from chatwright.data.render import Renderer
-from chatwright.models.load import token_logprobs
+from chatwright.models.outputs import token_logprobs
 from chatwright.objectives.base import Loss, Objective
 from chatwright.objectives.feedback.mathematics import clipped_policy_loss, kl_k3
 from chatwright.objectives.feedback.rollouts import Rollouts, rendered

@@ -8,14 +8,12 @@ Instruction Tuning, https://arxiv.org/abs/2304.08485.
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from chatwright.data.render import Renderer
 from chatwright.models.eyes import TOWERS
-from chatwright.models.load import answer_logits
+from chatwright.models.outputs import cross_entropy
 from chatwright.objectives.base import Loss, Objective
 
 
@@ -45,11 +43,8 @@ class CausalLanguageModel(Objective):
 
     def loss(self, batch: dict[str, Any]) -> Loss:
         """``batch`` as `Renderer.collate` gives it; logits are computed only where ``loss_mask`` is True."""
-        targets = batch["input_ids"][:, 1:][batch["loss_mask"][:, 1:]]
-        logits = answer_logits(self.model, batch)
-        total = F.cross_entropy(logits.float(), targets, reduction="sum")
-        weight = torch.tensor(float(len(targets)), device=total.device)
-        right = (logits.detach().argmax(-1) == targets).sum()
+        total, right = cross_entropy(self.model, batch)
+        weight = batch["loss_mask"][:, 1:].sum().float()
         return Loss(total, weight, {"accuracy": (right, weight)})
 
     def save(self, folder: Path) -> None:

@@ -1,0 +1,179 @@
+"""Hidden states and log-probabilities: without padding as with it, some rows at a time as all at once."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tests.conftest import picture
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+)
+
+from chatwright.data.records import Message
+from chatwright.models import attention, outputs
+from chatwright.models.attention import CONTAINERS, DECODERS, packs, use_packing
+
+SIZES = {
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+    "sliding_window": None,
+}
+QUESTION = "What is in the picture, and how many are there?"
+
+
+def batch_of(renderer, *answers, pictures=()):
+    """Two questions, the first with some pictures, each with all answers."""
+    prompts = [
+        renderer.prompt([Message.of("user", QUESTION, *pictures)]),
+        renderer.prompt([Message.of("user", "How many dogs?")]),
+    ]
+    tokens = [renderer.tokenizer(answer)["input_ids"] for answer in answers]
+    return renderer.collate([renderer.answered(prompt, one) for prompt in prompts for one in tokens])
+
+
+def both_ways(model, batch):
+    """The hidden states of real tokens and the gradients of their squares, packed and padded."""
+    assert "packing" in batch
+    for inputs in (batch, {name: value for name, value in batch.items() if name != "packing"}):
+        model.zero_grad()
+        states = outputs.hidden_states(model, inputs, batch["attention_mask"].bool())
+        (states**2).sum().backward()
+        yield states.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def check_both_ways(model, batch):
+    (packed, ours), (padded, theirs) = both_ways(model, batch)
+    torch.testing.assert_close(packed, padded, rtol=1e-4, atol=1e-5)
+    assert ours.keys() == theirs.keys() and ours
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=5e-4 * float(theirs[name].abs().max() + 1))
+
+
+@pytest.mark.parametrize("short", [256, 8])
+@pytest.mark.parametrize("kind", DECODERS)
+def test_packed_is_padded(kind, short, renderer, monkeypatch):
+    monkeypatch.setattr(attention, "SHORT", short)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SIZES))
+    model.resize_token_embeddings(len(renderer.tokenizer))
+    use_packing(model)
+    batch = batch_of(renderer, "a red apple and a green pear", "dog", "There are three dogs.")
+    assert len(batch["packing"].tokens) < 0.6 * batch["attention_mask"].sum()
+    check_both_ways(model, batch)
+    # Rows of one length, where nothing is moved.
+    batch = renderer.collate([renderer.prompt([Message.of("user", word)]) for word in ("dog", "dog")])
+    assert batch["packing"].regular
+    check_both_ways(model, batch)
+
+
+def test_packed_is_padded_with_pictures(assistant, renderer):
+    assert assistant.config.model_type in CONTAINERS
+    batch = batch_of(renderer, "a red apple", "two dogs and a green pear", "狗", pictures=[picture(1), picture(2)])
+    seen = []
+    hook = assistant.model.vision_tower.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(len(kwargs.get("pixel_values", args[0] if args else ()))), with_kwargs=True
+    )
+    check_both_ways(assistant, batch)
+    hook.remove()
+    assert seen == [2, 6]  # the pictures of a prompt are looked at once for all its answers
+
+
+@pytest.mark.parametrize(
+    ("kind", "whole"),
+    [(LlavaConfig, LlavaForConditionalGeneration), (LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration)],
+)
+def test_other_containers(kind, whole, renderer):
+    torch.manual_seed(0)
+    seeing = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    tower = AutoConfig.for_model("clip_vision_model", image_size=32, patch_size=16, **seeing)
+    words = SIZES | {"vocab_size": len(renderer.tokenizer)}
+    config = kind(vision_config=tower, text_config=AutoConfig.for_model("qwen2", **words), image_token_id=300)
+    config.image_token_index = 300
+    model = whole(config)
+    use_packing(model)
+    assert packs(model.config) and config.model_type in CONTAINERS
+    check_both_ways(model, batch_of(renderer, "a red apple", "two dogs"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("mistral", {"sliding_window": 8}),
+        ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}),
+        ("gpt2", {}),
+    ],
+)
+def test_what_does_not_attend_so_is_left_padded(kind, changes):
+    changes = changes | ({"use_sliding_window": True, "sliding_window": 8} if kind == "qwen3" else {})
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(kind, **(SIZES | changes if kind != "gpt2" else {"n_layer": 1, "n_embd": 8, "n_head": 2}))
+    )
+    before = model.config._attn_implementation
+    use_packing(model)
+    assert model.config._attn_implementation == before != attention.PACKED
+
+
+@pytest.fixture
+def few_rows(monkeypatch):
+    """So few rows at a time that all take several."""
+    monkeypatch.setattr(outputs, "LOGITS", 3 * 320)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_cross_entropy(autocast, language_model, renderer, few_rows):
+    batch = batch_of(renderer, "a red apple and a green pear", "dog")
+    targets = batch["input_ids"][:, 1:][batch["loss_mask"][:, 1:]]
+    kept = []
+    for compute in (
+        lambda: outputs.cross_entropy(language_model, batch),
+        lambda: plain(language_model, batch, targets),
+    ):
+        language_model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            total, right = compute()
+        (total * 0.5).backward()
+        kept.append((total.detach(), right, {n: p.grad.clone() for n, p in language_model.named_parameters()}))
+    (ours, hits, gradients), (theirs, expected, wanted) = kept
+    tolerance = 2e-2 if autocast else 1e-5
+    assert hits == expected
+    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=0)
+    for name in wanted:
+        scale = float(wanted[name].abs().max())
+        torch.testing.assert_close(gradients[name], wanted[name], rtol=0, atol=tolerance * scale)
+    with torch.no_grad():
+        assert not outputs.cross_entropy(language_model, batch)[0].requires_grad
+
+
+def plain(model, batch, targets):
+    logits = outputs.answer_logits(model, batch).float()
+    return F.cross_entropy(logits, targets, reduction="sum"), (logits.argmax(-1) == targets).sum()
+
+
+def test_log_probabilities(language_model, renderer, few_rows):
+    batch = batch_of(renderer, "a red apple and a green pear", "dog")
+    excluded, temperature = [3, 5], 0.7
+    logprobs, entropies = outputs.token_logprobs(language_model, batch, temperature, excluded)
+    factors = torch.randn(logprobs.shape, generator=torch.Generator().manual_seed(0))
+    (logprobs * factors).sum().backward()
+    ours = {name: p.grad.clone() for name, p in language_model.named_parameters()}
+    language_model.zero_grad()
+    logits = language_model(**outputs.model_inputs(batch)).logits[:, :-1] / temperature
+    logits[..., excluded] = float("-inf")
+    every = logits.log_softmax(-1)
+    mask = batch["loss_mask"][:, 1:]
+    chosen = torch.where(mask, every.gather(-1, batch["input_ids"][:, 1:, None])[..., 0], 0.0)
+    (chosen * factors[:, 1:]).sum().backward()
+    torch.testing.assert_close(logprobs[:, 1:], chosen, rtol=1e-5, atol=1e-5)
+    entropy = torch.where(mask, torch.special.entr(every.exp()).sum(-1), 0.0)
+    torch.testing.assert_close(entropies[:, 1:], entropy.detach(), rtol=1e-4, atol=1e-5)
+    for name, p in language_model.named_parameters():
+        torch.testing.assert_close(ours[name], p.grad, rtol=0, atol=1e-5 * float(p.grad.abs().max()))

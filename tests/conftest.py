@@ -1,5 +1,6 @@
 """Tiny real parts that many tests share: a tokenizer, a processor, a language model and an assistant that sees."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -16,8 +17,14 @@ from chatwright.data.render import Renderer
 from chatwright.models import build
 from chatwright.models.outputs import token_logprobs
 
+# Tests run beside each other, a process on each core; what they start takes this over.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
 # As the command line does, so that tests see only what the product prints.
 transformers.utils.logging.disable_progress_bar()
+
+LONGEST = "test_smollm2.py"
 
 LINES = [
     "What is in the picture? There is a red apple and a green pear.",
@@ -34,6 +41,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if skipped:
         line = f"POSTGRESQL WAS NOT TESTED ({len(skipped)} tests skipped): apt-get install postgresql, and run again"
         terminalreporter.write_line(line, red=True, bold=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first, so that no core waits for another at the end."""
+    items.sort(key=lambda item: item.path.name != LONGEST)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,6 +4,7 @@ Screenshots of every page are in pytest's temporary folder (``pytest --basetemp 
 """
 
 import io
+import itertools
 import json
 import re
 import time
@@ -84,8 +85,9 @@ def visit(chromium) -> Iterator[Callable[..., Page]]:
 
 @pytest.fixture
 def slowly(assistant) -> None:
-    """The assistant takes its time over every token."""
-    assistant.register_forward_pre_hook(lambda *_: time.sleep(0.02))
+    """The assistant takes its time, and after the first words so much that it can be stopped however slow the machine."""
+    said = itertools.count()
+    assistant.register_forward_pre_hook(lambda *_: time.sleep(0.02 if next(said) < 30 else 0.5))
 
 
 def say(page: Page, text: str) -> None:

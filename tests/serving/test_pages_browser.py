@@ -85,7 +85,7 @@ def visit(chromium) -> Iterator[Callable[..., Page]]:
 
 @pytest.fixture
 def slowly(assistant) -> None:
-    """The assistant takes its time, and after the first words so much that it can be stopped however slow the machine."""
+    """The assistant takes its time, and after some words so much that it can be stopped on any machine."""
     said = itertools.count()
     assistant.register_forward_pre_hook(lambda *_: time.sleep(0.02 if next(said) < 30 else 0.5))
 

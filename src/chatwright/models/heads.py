@@ -191,12 +191,11 @@ def load_scorer(names: str | Sequence[str]) -> RewardModel | RewardEnsemble:
 def score_all(
     model: RewardModel | RewardEnsemble, renderer: Renderer, rows: Sequence[Rendered], batch_size: int = 64
 ) -> Tensor:
-    """[N] scores of rendered answers, rows of like length computed together."""
+    """[N] scores of rendered answers. Those to one prompt should stand together: it is read only once then."""
     scores = torch.zeros(len(rows))
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     device = next(model.parameters()).device
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        batch = renderer.collate([rows[i] for i in chosen])
-        scores[chosen] = model.scores({name: value.to(device) for name, value in batch.items()}).cpu()
+    for start in range(0, len(rows), batch_size):
+        part = slice(start, start + batch_size)
+        batch = renderer.collate(rows[part])
+        scores[part] = model.scores({name: value.to(device) for name, value in batch.items()}).cpu()
     return scores

@@ -21,6 +21,8 @@ from chatwright.models.outputs import token_logprobs
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
+pytest_plugins = ["tests.databases"]
+
 # As the command line does, so that tests see only what the product prints.
 transformers.utils.logging.disable_progress_bar()
 
@@ -36,7 +38,7 @@ CONTEXT = 128
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say at the end what was not tested; see tests/feedback/conftest.py."""
+    """Say at the end what was not tested; see tests/databases.py."""
     skipped = [report for report in terminalreporter.stats.get("skipped", []) if "PostgreSQL" in str(report.longrepr)]
     if skipped:
         line = f"POSTGRESQL WAS NOT TESTED ({len(skipped)} tests skipped): apt-get install postgresql, and run again"

@@ -7,7 +7,6 @@ import pytest
 from tests.serving.clients import CHEAP, HASHED, LIMITS, Running, serve
 
 from chatwright.feedback import accounts
-from chatwright.feedback.database import Database
 from chatwright.feedback.tables import User
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
@@ -21,13 +20,6 @@ def _cheap_passwords(monkeypatch) -> None:
     """What argon2 costs is tried in tests of accounts."""
     monkeypatch.setattr(accounts, "hasher", CHEAP)
     monkeypatch.setattr(accounts, "NOBODY", HASHED)
-
-
-@pytest.fixture
-def database(tmp_path) -> Iterator[Database]:
-    opened = Database(str(tmp_path / "chat.db"))
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from uuid import uuid4
 
 import httpx
 from fastapi.routing import iter_route_contexts
+from tests.databases import on_both
 from tests.serving.clients import PASSWORD, Browser
 
 from chatwright.feedback import accounts
@@ -88,6 +89,7 @@ def test_every_answer_has_the_headers_that_keep_scripts_out(running):
     assert {policy[name] for name in ours} == {"'self'"} and {policy[name] for name in none} == {"'none'"}
 
 
+@on_both
 def test_a_sign_in_lives_in_a_cookie_that_no_script_reads(running):
     with Browser(running.url) as visitor:
         before = visitor.look("/sign-in").headers["set-cookie"]
@@ -102,6 +104,7 @@ def test_a_sign_in_lives_in_a_cookie_that_no_script_reads(running):
     assert "Secure" in httpx.get(f"{running.url}/sign-in", headers=https).headers["set-cookie"]
 
 
+@on_both
 def test_a_closed_account_is_out_at_once(running):
     ann = running.person("ann")
     with running.database.writing(ann.person) as session:

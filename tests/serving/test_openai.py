@@ -12,6 +12,7 @@ import pydantic
 import pytest
 import torch
 from tests.conftest import picture
+from tests.databases import on_both
 from tests.serving.clients import HASHED, Running, idle
 
 from chatwright.data.records import Message, Part
@@ -97,6 +98,7 @@ def test_pictures_are_seen(running):
         ask(picture(1).resize((200, 100)))
 
 
+@on_both
 def test_a_picture_is_uploaded_once_and_named_afterwards(running, database):
     data = Part.of_image(picture(3)).media
     file = running.client.files.create(file=("dog.png", data), purpose="vision")

@@ -5,12 +5,14 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from tests.databases import on_both
 from tests.serving.clients import PASSWORD, Browser
 
 from chatwright.feedback import accounts
 from chatwright.feedback.tables import User
 
 
+@on_both
 def test_a_link_makes_one_account_and_an_owner_invites_the_next(running):
     with running.database.writing() as session:
         session.delete(session.query(User).one())
@@ -33,6 +35,7 @@ def test_a_link_makes_one_account_and_an_owner_invites_the_next(running):
         assert second.get("/").headers["location"] == "/sign-in"
 
 
+@on_both
 @pytest.mark.parametrize("role", ["user", "annotator"])
 def test_accounts_are_for_owners_and_admins(role, running):
     ann, owner = running.person("ann", role), running.person("boss", "owner")
@@ -48,6 +51,7 @@ def test_accounts_are_for_owners_and_admins(role, running):
     assert admin.patch(f"/api/people/{ann.person}", json={"role": "user"}).status_code == 200
 
 
+@on_both
 def test_a_key_is_shown_once_and_ends_when_it_is_revoked(running):
     ann = running.person("ann")
     made = ann.post("/api/keys", json={"name": "laptop"}).json()
@@ -60,6 +64,7 @@ def test_a_key_is_shown_once_and_ends_when_it_is_revoked(running):
     assert ann.get("/api/keys").json()["keys"][0]["revoked"]
 
 
+@on_both
 def test_another_password_ends_every_other_sign_in(running):
     ann = running.person("ann")
     with Browser(running.url) as elsewhere:
@@ -71,6 +76,7 @@ def test_another_password_ends_every_other_sign_in(running):
         assert elsewhere.sign_in("ann", "another password").status_code == 303
 
 
+@on_both
 def test_consent_ones_data_and_leaving(running):
     ann = running.person("ann")
     assert "is not used for training" in ann.get("/").text

@@ -12,6 +12,7 @@ import PIL.Image
 import pytest
 from sqlalchemy import select
 from tests.conftest import picture
+from tests.databases import on_both
 from tests.serving.clients import LIMITS, Browser, events_of, idle
 from tests.serving.test_gate import routes
 
@@ -85,6 +86,7 @@ def soon(condition) -> bool:
 # ---- answers
 
 
+@on_both
 def test_an_answer_is_what_the_engine_says_to_the_whole_path(start, assistant, renderer):
     running = start(Engine(assistant, renderer), sampling=Sampling(max_new_tokens=12))
     ann = running.person("ann")
@@ -106,6 +108,7 @@ def test_an_answer_is_what_the_engine_says_to_the_whole_path(start, assistant, r
     assert ann.read(conversation)[-1] == message
 
 
+@on_both
 def test_an_answer_that_is_asked_for_again_is_not_a_second_one(lasting):
     ann = lasting.person("ann")
     conversation, answer = ann.talk(), str(uuid4())
@@ -119,6 +122,7 @@ def test_an_answer_that_is_asked_for_again_is_not_a_second_one(lasting):
     assert [message["id"] for message in ann.read(conversation)] == [asked, answer]
 
 
+@on_both
 def test_what_was_written_is_kept_when_somebody_stops_or_leaves(lasting):
     ann = lasting.person("ann")
     conversation = ann.talk()
@@ -143,6 +147,7 @@ def test_what_was_written_is_kept_when_somebody_stops_or_leaves(lasting):
     assert ann.ask(conversation, asked, early)[0]["message"]["finish_reason"] == "length"
 
 
+@on_both
 def test_two_answers_side_by_side_and_which_is_better(start, assistant, renderer):
     running = start(Engine(assistant, renderer, batch_size=4), compare_every=2)
     ann = running.person("ann")
@@ -185,6 +190,7 @@ def test_words_of_the_template_are_words(running, ann):
     assert ann.ask(conversation, asked)[0]["message"]["role"] == "assistant"
 
 
+@on_both
 def test_what_cannot_be_answered_is_told_with_a_status(lasting):
     ann = lasting.person("ann")
     conversation = ann.talk()
@@ -214,6 +220,7 @@ def test_what_cannot_be_answered_is_told_with_a_status(lasting):
 # ---- messages
 
 
+@on_both
 def test_a_message_is_kept_before_it_is_answered_and_once(running, ann):
     conversation, message = ann.talk(), str(uuid4())
     path = f"/api/conversations/{conversation}/messages/{message}"
@@ -257,6 +264,7 @@ def json_of(body: object) -> bytes:
     return json.dumps(body).encode()
 
 
+@on_both
 def test_titles_listing_search_renaming_and_deleting(running, ann):
     talks = [str(uuid4()) for _ in range(52)]
     with running.database.writing(ann.person) as session:
@@ -282,6 +290,7 @@ def test_titles_listing_search_renaming_and_deleting(running, ann):
     assert ann.get(f"/api/conversations/{talks[7]}").status_code == 404 and ann.get(f"/c/{talks[7]}").status_code == 404
 
 
+@on_both
 def test_a_conversation_that_is_deleted_is_answered_no_more(lasting):
     ann = lasting.person("ann")
     conversation, answer = ann.talk(), str(uuid4())
@@ -291,6 +300,7 @@ def test_a_conversation_that_is_deleted_is_answered_no_more(lasting):
     assert "no such conversation" in last["error"]["message"] and idle(lasting.service)
 
 
+@on_both
 def test_judgements_are_shown_where_they_were_given(running, ann):
     conversation = ann.talk()
     (said,) = ann.ask(conversation, ann.say(conversation, "dog"))
@@ -308,6 +318,7 @@ def test_judgements_are_shown_where_they_were_given(running, ann):
 # ---- pictures
 
 
+@on_both
 def test_a_picture_is_kept_shown_and_seen(running, ann):
     sent = ann.post("/api/files", content=PICTURE).json()
     assert (sent["type"], sent["width"], sent["height"]) == ("image/png", 32, 32)
@@ -355,6 +366,7 @@ def test_a_model_that_reads_no_pictures_says_so(start, language_model, tokenizer
 # ---- whose things are whose
 
 
+@on_both
 def test_nobody_else_reaches_anns_things_by_any_route(lasting):
     """Every route with an id in it, every id that is ann's."""
     ann = lasting.person("ann")

@@ -67,7 +67,7 @@ def _parser() -> ArgumentParser:
             groups[group] = parent.add_subcommands(dest="subcommand")
         one = ArgumentParser(description=(stage.__doc__ or "").strip())
         one.add_argument("--config", action="config", help="settings from a YAML file")
-        one.add_class_arguments(stage, None)
+        one.add_class_arguments(stage, None, as_positional=not stage.artifact)
         if stage.artifact:
             one.add_argument(
                 "--out", type=Path, default=Path("runs") / name.replace(" ", "-"), help="the artifact's folder"

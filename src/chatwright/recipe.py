@@ -21,6 +21,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from chatwright import memory
 from chatwright.errors import ChatwrightError
+from chatwright.evaluation.artifacts import ASSISTANTS
 from chatwright.files import locked
 from chatwright.stages import STAGES
 from chatwright.stages.base import Stage, execute
@@ -53,11 +54,11 @@ def _say_what_is_there(folder: Path, stages: dict[str, Stage]) -> None:
     """Where to look and how to talk with what was made."""
     if (folder / "report.html").exists():
         console.print(f"\nThe report: {folder / 'report.html'} (for machines: {folder / 'report.json'})")
-    talkers = [name for name, stage in stages.items() if stage.name() in ("sft", "rl")]
+    talkers = [name for name, stage in stages.items() if stage.name() in ASSISTANTS]
     if talkers:
         program = Path(sys.argv[0])
         command = program if program.name == "chatwright" else "chatwright"
-        console.print(f"To chat:    {command} chat --model {folder / talkers[-1]}", soft_wrap=True)
+        console.print(f"To chat:    {command} chat {folder / talkers[-1]}", soft_wrap=True)
 
 
 def read(path: Path, out: Path | None = None) -> tuple[Path, dict[str, Stage]]:

@@ -22,6 +22,7 @@ from chatwright.feedback.tables import (
     File,
     Journal,
     Link,
+    PasswordReset,
     SignIn,
     User,
     now,
@@ -110,6 +111,11 @@ def ann(database):
     return accept(database, first_owner_link(database), "ann", PASSWORD)
 
 
+def invitation(database, maker):
+    with database.writing(maker) as session:
+        return invite(session, "user")
+
+
 def test_signing_in_and_out(database, ann):
     token, other = sign_in(database, "ann", PASSWORD), sign_in(database, "ann", PASSWORD)
     assert who_signed_in(database, token) == who_signed_in(database, other) == ann
@@ -152,6 +158,69 @@ def test_another_password_ends_all_sign_ins(database, ann):
     assert sign_in(database, "ann", "better horse 马")
 
 
+def test_a_lost_password_is_set_anew_with_a_link_that_works_once(database, ann):
+    bob = accept(database, invitation(database, ann), "bob", PASSWORD)
+    token = sign_in(database, "bob", PASSWORD)
+    with database.writing(bob) as session:
+        _, key = accounts.create_key(session, "k")
+    with database.writing(ann) as session:
+        stale = accounts.reset_link(session, bob)
+    with database.writing(ann) as session:
+        link = accounts.reset_link(session, bob)
+    with pytest.raises(NotFound, match="was used"):
+        accounts.reset_password(database, stale, "better horse")
+    with pytest.raises(ChatwrightError, match="8 to 1024"):
+        accounts.reset_password(database, link, "short")
+    assert accounts.reset_password(database, link, "better horse") == "bob"
+    assert who_signed_in(database, token) is None and whose_key(database, key) == bob
+    assert who_signed_in(database, sign_in(database, "bob", "better horse")) == bob
+    for used in (link, "guess"):
+        with pytest.raises(NotFound, match="was used"):
+            accounts.reset_password(database, used, "worse horse")
+    with database.reading() as session:
+        lines = session.scalars(select(Journal).where(Journal.subject_id == bob).order_by(Journal.id)).all()
+        told = [(line.action, line.kind, line.actor_id, line.fields) for line in lines[1:]]
+    link_made = ("added", "password_resets", ann, {"made_by": str(ann)})
+    assert told[:3] == [link_made, ("removed", "password_resets", ann, {}), link_made]
+    assert sorted(told[3:]) == [
+        ("changed", "users", None, {"password_hash": None}), ("removed", "password_resets", None, {})
+    ]  # fmt: skip
+
+
+def test_a_link_for_a_password_ends_with_time_with_the_password_and_with_the_right_to_make_it(database, ann):
+    admin, bob = person(database, "admin", "admin"), accept(database, invitation(database, ann), "bob", PASSWORD)
+
+    def made(maker):
+        with database.writing(maker) as session:
+            return accounts.reset_link(session, bob)
+
+    def change(act, *arguments):
+        with database.writing(ann) as session:
+            act(session, *arguments)
+
+    link = made(ann)
+    with database.writing() as session:
+        session.get(PasswordReset, bob).expires_at = now()
+    with pytest.raises(NotFound):
+        accounts.reset_password(database, link, "better horse")
+    link = made(ann)
+    accounts.change_password(database, bob, PASSWORD, "my horse")
+    with pytest.raises(NotFound):
+        accounts.reset_password(database, link, "better horse")
+    for before, after in [
+        ((accounts.change_role, bob, "owner"), (accounts.change_role, bob, "user")),
+        ((accounts.change_role, admin, "user"), (accounts.change_role, admin, "admin")),
+        ((accounts.set_active, admin, False), (accounts.set_active, admin, True)),
+        ((accounts.set_active, bob, False), (accounts.set_active, bob, True)),
+    ]:
+        link = made(admin)
+        change(*before)
+        with pytest.raises(NotFound):
+            accounts.reset_password(database, link, "better horse")
+        change(*after)
+        assert accounts.reset_password(database, link, "better horse") == "bob"
+
+
 def test_a_key_is_shown_once_and_can_be_revoked(database, ann):
     with database.writing(ann) as session:
         kept, key = accounts.create_key(session, "my script")
@@ -168,6 +237,7 @@ def test_a_key_is_shown_once_and_can_be_revoked(database, ann):
 def test_no_secret_is_kept(database, ann):
     with database.writing(ann) as session:
         secrets = [PASSWORD, accounts.create_key(session, "k")[1], invite(session, "user")]
+        secrets.append(accounts.reset_link(session, ann))
     secrets.append(sign_in(database, "ann", PASSWORD))
     with database.reading() as session:
         kept = str([session.execute(select(table)).all() for table in Base.metadata.sorted_tables])
@@ -190,7 +260,7 @@ def test_a_closed_account_is_shut_out_and_opens_again(database, ann):
     assert whose_key(database, key) == bob
 
 
-# Who may do what to an account of which role: inviting one, giving one that role, closing one.
+# Who may do what to an account of which role: inviting one, giving one that role, closing one, a link for its password.
 EXTENT = {"owner": ROLES, "admin": ("annotator", "user"), "annotator": (), "user": ()}
 
 
@@ -204,6 +274,7 @@ def test_a_role_extends_as_far_as_it_should(database, role):
             lambda session, target=target: accounts.change_role(session, person_of(session, "plain"), target),
             lambda session, subject=subject: accounts.change_role(session, subject, "user"),
             lambda session, subject=subject: accounts.set_active(session, subject, False),
+            lambda session, subject=subject: accounts.reset_link(session, subject),
         ]:
             plain = person(database, "plain")
             if target == "owner":

@@ -1,5 +1,6 @@
 """The database itself, SQLite and PostgreSQL: rules, journal, many writers, kills, migrations, copies."""
 
+import hashlib
 import logging
 import os
 import signal
@@ -21,7 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from tests.feedback.people import ORIGIN, empty, person, talk
 
 from chatwright.errors import ChatwrightError
-from chatwright.feedback import conversations, evaluations
+from chatwright.feedback import accounts, conversations, evaluations
 from chatwright.feedback.database import MIGRATIONS, Conflict, Database, copy, parse
 from chatwright.feedback.tables import Base, Evaluation, File, Journal, Message, Part, User
 
@@ -222,11 +223,23 @@ def test_data_of_the_first_revision_come_through(url):
         key, at = str(uuid4()), "2026-11-01 12:00:00+00:00"
         row = f"'{key if '://' in url else UUID(key).hex}', 'ann', '-', 'user', true, false, 'p', '{at}'"
         connection.execute(text(f"INSERT INTO users VALUES ({row})"))
+        plain = hashlib.sha256(b"secret").hexdigest()
+        row = f"'{UUID(int=1).hex}', '{plain}', 'owner', NULL, '{at}', '2126-01-01 00:00:00+00:00'"
+        connection.execute(text(f"INSERT INTO links VALUES ({row})"))
+        row = f"'{at}', NULL, 'added', 'users', '{key if '://' in url else UUID(key).hex}', '{{}}'"
+        names = "at, actor_id, action, kind, subject_id, fields"
+        connection.execute(text(f"INSERT INTO journal ({names}) VALUES ({row})"))
     engine.dispose()
     opened = Database(url)
+    owner = accounts.accept(opened, "secret", "boss", "a password")
+    with opened.writing(owner) as session:
+        link = accounts.reset_link(session, UUID(key))
+    assert accounts.reset_password(opened, link, "another password") == "ann"
     with opened.reading(UUID(key)) as session:
         assert (session.actor.name, session.actor.role, session.actor.consent) == ("ann", "user", False)
         assert session.actor.created_at.isoformat() == "2026-11-01T12:00:00+00:00"
+        kinds = session.scalars(select(Journal.kind).order_by(Journal.id)).all()
+        assert kinds[:2] == ["users", "users"] and "password_resets" in kinds
     opened.close()
     Database(url).close()  # Once more there is nothing to do.
 

@@ -79,6 +79,12 @@ def test_another_model_takes_over_without_cutting_an_answer(service, language_mo
     second = ask(service, prompt, Sampling(10, 0))
     while not first.ended:
         time.sleep(0.01)
+    # Who rendered a prompt before, and comes late, is answered in the words of that model.
+    late = service.submit(old, prompt, Sampling(60, 0), 1, lambda: None)
+    while not late.ended:
+        time.sleep(0.01)
+    assert late.engine is old and late.request.rows[0].tokens == first.request.rows[0].tokens
+    assert ask(service, prompt, Sampling(3, 0)).engine is service.engine is not old
     assert first.engine is old and second.engine is service.engine is not old
     alone = Engine(language_model, renderer).generate([prompt], Sampling(60, 0))[0][0]
     assert first.request.rows[0].tokens == alone.tokens
@@ -100,9 +106,9 @@ def test_a_failure_is_told_and_the_service_goes_on(service, language_model, rend
 def test_other_work_is_done_between_tokens(service, renderer, conversations):
     prompt = renderer.prompt(conversations[0])
     ticket = service.submit(service.engine, prompt, Sampling(60, 0), 1, lambda: None)
-    assert service.call(lambda engine: engine.context).result(30) == service.engine.context
+    assert service.call(lambda: 3).result(30) == 3
     with pytest.raises(ChatwrightError, match="no tokens"):
-        service.call(lambda engine: engine.render(Rendered([], []))).result(30)
+        service.call(lambda: service.engine.render(Rendered([], []))).result(30)
     while not ticket.ended:
         time.sleep(0.01)
     assert ticket.error is None

@@ -1,10 +1,12 @@
 """Those who use a running server: programs with a key, and people with a browser."""
 
+import asyncio
 import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
@@ -110,6 +112,30 @@ class Browser(httpx.Client):
         return self.get(f"/api/conversations/{conversation}").json()["messages"]
 
 
+def leave_at_once(app: FastAPI, client: httpx.Client, path: str, body: object) -> None:
+    """Ask for something, and be gone as soon as that is read; returns when all that follows is done."""
+    request = client.build_request("POST", path, json=body)
+    scope = {
+        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "POST",
+        "scheme": "http", "path": path, "raw_path": path.encode(), "root_path": "", "query_string": b"",
+        "headers": [(name.lower(), value) for name, value in request.headers.raw],
+    }  # fmt: skip
+    received = iter([{"type": "http.request", "body": request.read()}])
+
+    async def receive() -> dict:
+        return next(received, {"type": "http.disconnect"})
+
+    async def send(_: dict) -> None:
+        await asyncio.sleep(0)
+
+    async def call() -> None:
+        await app(scope, receive, send)
+        if others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others, timeout=5)
+
+    asyncio.run(call())
+
+
 def events_of(response: httpx.Response) -> Iterator[dict]:
     for line in response.iter_lines():
         if line:
@@ -133,10 +159,25 @@ def serve(app: FastAPI) -> tuple[str, Callable[[], None]]:
     return f"http://127.0.0.1:{listener.getsockname()[1]}", stop
 
 
-def idle(service: Service) -> bool:
-    """Whether every row has left, soon."""
+@contextmanager
+def held(service: Service) -> Iterator[None]:
+    """Nothing is written meanwhile."""
+    release = threading.Event()
+    service.call(lambda: release.wait(60))
+    try:
+        yield
+    finally:
+        release.set()
+
+
+def soon(condition: Callable[[], object]) -> bool:
     for _ in range(200):
-        if all(line.idle for line in service._lines):
+        if condition():
             return True
         time.sleep(0.01)
     return False
+
+
+def idle(service: Service) -> bool:
+    """Whether every row has left, soon."""
+    return soon(lambda: all(line.idle for line in service._lines))

@@ -10,9 +10,8 @@ from chatwright.feedback import accounts
 from chatwright.feedback.tables import User
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
-from chatwright.generation.service import Service
 from chatwright.serving.app import create_app
-from chatwright.serving.served import Served
+from chatwright.serving.served import Model, Served
 
 
 @pytest.fixture(autouse=True)
@@ -28,10 +27,9 @@ def start(database) -> Iterator[Callable[..., Running]]:
     stops = []
 
     def started(engine: Engine, **settings) -> Running:
-        service = Service(engine, queue=3)
         sampling = Sampling(max_new_tokens=40, temperature=1.0)
-        settings = {"limits": LIMITS, "sampling": sampling, "rate": 6000, **settings}
-        served = Served(service, "tiny", database, "a" * 64, **settings)
+        settings = {"queue": 3, "limits": LIMITS, "sampling": sampling, "rate": 6000, **settings}
+        served = Served(Model(engine, "tiny", "a" * 64), database, **settings)
         app = create_app(served)
         url, stop = serve(app)
         stops.append(stop)
@@ -41,7 +39,7 @@ def start(database) -> Iterator[Callable[..., Running]]:
         with database.writing(user.id) as session:
             _, key = accounts.create_key(session, "tests")
         client = openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0)
-        return Running(url, app, service, engine, served, database, key, client)
+        return Running(url, app, served.service, engine, served, database, key, client)
 
     yield started
     for stop in stops:

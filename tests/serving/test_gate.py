@@ -14,7 +14,9 @@ from chatwright.generation.engine import Engine
 from chatwright.serving.gate import COOKIE, HEADERS, Rate
 
 # What anybody may ask for.
-OPEN = {("GET", "/health")} | {(method, path) for method in ("GET", "POST") for path in ("/sign-in", "/join/{secret}")}
+OPEN = {("GET", "/health")} | {
+    (method, path) for method in ("GET", "POST") for path in ("/sign-in", "/join/{secret}", "/reset/{secret}")
+}
 
 
 def routes(app):
@@ -126,6 +128,7 @@ def test_passwords_and_links_cannot_be_tried_for_long(running):
         assert told.status_code == 429 and "wait a minute" in told.text
         statuses = [visitor.join("/join/guess", "eve").status_code for _ in range(25)]
         assert statuses[0] == 404 and statuses[-1] == 429
+        assert visitor.post("/reset/guess", data={"password": PASSWORD}).status_code == 429
     with running.database.reading() as session:
         assert session.query(User).count() == 2
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tests.conftest import picture
 from tests.databases import on_both
-from tests.serving.clients import HASHED, Running, idle
+from tests.serving.clients import HASHED, Running, held, idle, leave_at_once
 
 from chatwright.data.records import Message, Part
 from chatwright.feedback import accounts
@@ -354,6 +354,14 @@ def test_a_client_that_leaves_frees_its_place(running, endless):
     assert idle(running.service)
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{running.url}/v1/chat/completions", json=asked, headers=running.with_key, timeout=0.05)
+    assert idle(running.service)
+
+
+def test_a_client_that_leaves_before_its_stream_begins_is_not_answered(running, endless):
+    body = {"model": "tiny", "messages": DOGS, "max_tokens": 100, "stream": True}
+    with httpx.Client(base_url=running.url, headers=running.with_key) as client, held(running.service):
+        leave_at_once(running.app, client, "/v1/chat/completions", body)
+        assert running.service._lines[0].waiting and not running.service.waiting, "it was taken, and is given up"
     assert idle(running.service)
 
 

@@ -506,6 +506,14 @@ def test_settings_and_people(running, visit):
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Make my account").click()
     expect(page.get_by_role("alert").first).to_contain_text("the name ada is taken")
+    owner.get_by_role("button", name="New password for ada").click()
+    expect(owner.get_by_text("Send this link to ada alone")).to_be_visible()
+    page.goto(owner.locator("#reset-link").inner_text())
+    page.get_by_label("The new password").fill("short")
+    page.get_by_role("button", name="Set the password").click()
+    page.get_by_label("The new password").fill("a third password")
+    page.get_by_role("button", name="Set the password").click()
+    expect(page.get_by_text("What would you like to know?")).to_be_visible()
     owner.get_by_label("Role of ada").select_option("annotator")
     owner.get_by_role("button", name="Close the account of ada").click()
     expect(owner.get_by_role("button", name="Open the account of ada again")).to_be_focused()
@@ -562,7 +570,8 @@ def test_every_page_is_accessible(start, assistant, renderer, visit, language, t
     page = visit(running, "/", "ada", role="owner", excused="404", locale=language, reduced_motion="reduce")
     path = talk(running, "ada", "How many dogs are there? And which one is the largest?", SAID, title="三只狗")
     talk(running, "ada", "图片里有什么？", "一个苹果。", title="图片里的苹果")
-    secret = running.person("boss", "owner").post("/api/invitations", json={"role": "user"}).json()["link"]
+    boss = running.person("boss", "owner")
+    secret = boss.post("/api/invitations", json={"role": "user"}).json()["link"]
     visitor = visit(running, secret, locale=language)
 
     def look(page: Page, name: str) -> None:
@@ -580,6 +589,8 @@ def test_every_page_is_accessible(start, assistant, renderer, visit, language, t
         page.set_viewport_size(DESKTOP)
 
     look(visitor, "join")
+    visitor.goto(running.url + boss.post(f"/api/people/{boss.person}/reset").json()["link"])
+    look(visitor, "reset")
     visitor.goto(f"{running.url}/sign-in")
     look(visitor, "sign-in")
     page.reload()
@@ -601,6 +612,9 @@ def test_every_page_is_accessible(start, assistant, renderer, visit, language, t
     for name in ("settings", "people", "nothing"):
         page.goto(f"{running.url}/{name}" if name != "nothing" else f"{running.url}/c/{uuid4()}")
         page.wait_for_load_state("networkidle")
+        if name == "people":
+            page.locator("#accounts [data-do=reset]").first.click()
+            page.locator("#reset").wait_for()
         look(page, name)
     page.goto(running.url)
     page.set_viewport_size(PHONE)

@@ -88,13 +88,13 @@ def test_an_export_is_made_again_when_somebody_has_changed_something(chats, tmp_
 def test_copying_and_mistakes(chats, tmp_path, capsys):
     path, ann = chats
     new = str(tmp_path / "new.db")
-    assert main(["feedback", "copy", "--database", str(path), "--to", new]) == 0
+    assert main(["feedback", "copy", str(path), new]) == 0
     assert "rows copied" in capsys.readouterr().out
     with Database(new).reading(ann) as session:
         assert len(conversations.listed(session)) == 16
     for command, words in [
-        (["copy", "--database", str(path), "--to", new], "not empty"),
-        (["copy", "--database", str(tmp_path / "none.db"), "--to", new], "no such database"),
+        (["copy", str(path), new], "not empty"),
+        (["copy", str(tmp_path / "none.db"), new], "no such database"),
         (["export", "--database", str(tmp_path / "none.db")], "no such database"),
         (["export", "--database", str(path), "--heldout", "2", "--out", str(tmp_path / "x")], "less than 1"),
     ]:

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -25,7 +25,7 @@ class Server:
     """`chatwright serve` on a free port."""
 
     def __init__(self, checkpoint: Path, folder: Path, *options: str):
-        command = [sys.executable, "-m", "chatwright", "serve", "--model", str(checkpoint), "--port", "0", *options]
+        command = [sys.executable, "-m", "chatwright", "serve", str(checkpoint), "--port", "0", *options]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         self.log = folder / f"log-{uuid4().hex}"
         with self.log.open("wb") as log:
@@ -35,6 +35,14 @@ class Server:
             time.sleep(0.05)
         self.url = found[1]
         self._up()
+
+    def says(self, pattern: str) -> None:
+        """Wait for a line of the log."""
+        for _ in range(1000):
+            if re.search(pattern, self.log.read_text()):
+                return
+            time.sleep(0.02)
+        raise AssertionError(self.log.read_text())
 
     def _up(self) -> None:
         for _ in range(500):
@@ -100,10 +108,48 @@ def test_a_server_is_told_to_end_and_killed_and_nothing_is_lost_or_told(checkpoi
     database.close()
 
 
+def test_a_signal_has_the_model_opened_again_while_answers_are_written(checkpoint, language_model, renderer, tmp_path):
+    """What is served is a link, which is pointed at a model of another kind, and then at nothing."""
+    other = tmp_path / "other"
+    language_model.save_pretrained(other)
+    renderer.tokenizer.save_pretrained(other)
+    link = tmp_path / "assistant-in-use"
+    link.symlink_to(checkpoint)
+    server = Server(link, tmp_path, "--max_new_tokens", "100")
+
+    def point(target: Path) -> None:
+        (tmp_path / "new").symlink_to(target)
+        (tmp_path / "new").rename(link)
+        server.process.send_signal(signal.SIGHUP)
+
+    with Browser(server.url) as ann:
+        ann.join(re.findall(r"http\S+(/join/\S+)", server.log.read_text())[0], "ann")
+        conversation = ann.talk()
+        asked = ann.say(conversation, "How many dogs?")
+        events = ann.events(conversation, asked)
+        first = next(events)
+        point(other)
+        *_, before = [first, *events]
+        server.says("assistant-in-use is served now")
+        (after,) = ann.ask(conversation, asked)
+        assert "This model reads text only." in ann.get("/").text
+        point(tmp_path / "nowhere")
+        server.says("assistant-in-use: no such folder; .*; assistant-in-use is served as before")
+        (still,) = ann.ask(conversation, asked)
+    server.process.terminate()
+    server.process.wait()
+    database = Database(str(tmp_path / "chat.db"))
+    with database.reading() as session:
+        made_by = [session.get(Message, UUID(event["answer"])).checkpoint for event in (before, after, still)]
+    database.close()
+    assert made_by == [digest(folder / "model.safetensors") for folder in (checkpoint, other, other)]
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
         ({"rate": 0}, "rate is 0"),
+        ({"quota": 0}, "quota is 0"),
         ({"compare_every": -1}, "compare_every is -1"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"database": "no/such/folder/chat.db"}, "does not exist"),

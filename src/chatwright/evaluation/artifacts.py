@@ -29,6 +29,7 @@ from chatwright.errors import ChatwrightError
 
 SCORE = ("score", "low", "high", "n", "chance")
 WITHOUT_TOKENS = ("vision", "contrastive")  # trainings that count pictures instead
+ASSISTANTS = ("sft", "prefer", "rl")  # stages that make a model to chat with
 AGAIN = "delete its folder and run that stage again"
 
 
@@ -82,6 +83,22 @@ def stages_of(run: Path) -> list[Ran]:
             )
         )
     return found
+
+
+def assistant_of(name: str) -> str:
+    """A model to chat with: of the folder of a run the assistant that was finished last; any other name as it is.
+
+    Raises:
+        ChatwrightError: the run has no assistant yet.
+    """
+    run = Path(name)
+    if not any(run.glob("*/settings.yaml")):
+        return name
+    found = [stage for stage in stages_of(run) if stage.kind in ASSISTANTS]
+    if not found:
+        kinds = " or ".join(ASSISTANTS)
+        raise ChatwrightError(f"{run}: no assistant has been made here yet (by {kinds}); let its recipe run on")
+    return str(found[-1].folder)
 
 
 def read_scores(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Accounts: passwords, links that make accounts, roles, sign-ins and API keys.
+"""Accounts: passwords, links that make accounts or set passwords, roles, sign-ins and API keys.
 
 Secrets are 256 random bits, of which only SHA-256 is kept: what cannot be guessed needs no slow hash, and a look-up by
 hash tells nothing through the time it takes, since nobody can choose how a hash begins. Passwords are kept by argon2,
@@ -18,15 +18,18 @@ from sqlalchemy import Select, delete, exists, select
 
 from chatwright.errors import ChatwrightError
 from chatwright.feedback.database import Conflict, Database, NotAllowed, NotFound, Transaction
-from chatwright.feedback.tables import ROLES, ApiKey, Conversation, Journal, Link, SignIn, User, now
+from chatwright.feedback.tables import ROLES, ApiKey, Conversation, Journal, Link, PasswordReset, SignIn, User, now
 
 FIRST_OWNER_LINK = timedelta(days=1)
 INVITATION = timedelta(days=7)
+RESET = timedelta(days=1)
 SIGN_IN = timedelta(days=30)
 PASSWORD = range(8, 1025)  # characters
 KEY = "cw-"
 
-# Whom a role may invite, and whose role and access it may change.
+USED = "this link was used, has expired or never was; ask for a new one"
+
+# Whom a role may invite, and whose role, access and password it may change.
 RULES = {"owner": ROLES, "admin": ("annotator", "user")}
 
 hasher = PasswordHasher()
@@ -79,7 +82,7 @@ def accept(database: Database, secret: str, name: str, password: str) -> UUID:
     with database.writing() as session:
         link = session.scalar(select(Link).where(Link.token_hash == hash_of(secret)).with_for_update())
         if link is None or link.expires_at <= now():
-            raise NotFound("this link was used, has expired or never was; ask for a new one")
+            raise NotFound(USED)
         if session.scalar(select(exists().where(User.name == name))):
             raise Conflict(f"the name {name} is taken; choose another one")
         user = User(name=name, password_hash=hashed, role=link.role, pseudonym=f"annotator-{secrets.token_hex(6)}")
@@ -147,8 +150,41 @@ def change_password(database: Database, person: UUID, old: str, new: str) -> Non
         raise NotAllowed("the old password is wrong; try again")
     hashed = _hash(new)
     with database.writing(person) as session:
-        session.actor.password_hash = hashed
-        _end_sign_ins(session, person)
+        _set_password(session, session.actor, hashed)
+
+
+def reset_password(database: Database, secret: str, new: str) -> str:
+    """Set another password with a link of `reset_link`, which works once; all sign-ins end. Gives the account's name.
+
+    Raises:
+        NotFound: the link is not known, used or expired, or who made it may not change this account any more.
+        ChatwrightError: the password will not do.
+    """
+    hashed = _hash(new)
+    with database.writing() as session:
+        link = session.scalar(
+            select(PasswordReset).where(PasswordReset.token_hash == hash_of(secret)).with_for_update()
+        )
+        if link is None or link.expires_at <= now():
+            raise NotFound(USED)
+        user, maker = session.get_one(User, link.id), session.get_one(User, link.made_by)
+        # Roles may have changed since: nobody gets into the account of a new owner with a link for a user.
+        if not (user.active and maker.active and user.role in RULES.get(maker.role, ())):
+            raise NotFound(USED)
+        _set_password(session, user, hashed)
+        return user.name
+
+
+def _set_password(session: Transaction, user: User, hashed: str) -> None:
+    user.password_hash = hashed
+    _end_sign_ins(session, user.id)
+    _end_reset(session, user.id)
+
+
+def _end_reset(session: Transaction, person: UUID) -> None:
+    if link := session.get(PasswordReset, person):
+        session.delete(link)
+        session.flush()
 
 
 def _end_sign_ins(session: Transaction, person: UUID) -> None:
@@ -237,6 +273,21 @@ def set_active(session: Transaction, person: UUID, active: bool) -> None:
         _keep_an_owner(session, user)
         _end_sign_ins(session, person)
     user.active = active
+
+
+def reset_link(session: Transaction, person: UUID) -> str:
+    """The secret of a link with which somebody whose password is lost sets another one; it takes the place of any such
+    link before it.
+
+    Raises:
+        NotAllowed: the actor's role does not extend to that account.
+    """
+    user = _subject(session, person)
+    _end_reset(session, user.id)
+    secret = secrets.token_urlsafe(32)
+    expires = now() + RESET
+    session.add(PasswordReset(id=user.id, token_hash=hash_of(secret), made_by=session.actor.id, expires_at=expires))
+    return secret
 
 
 def journal(session: Transaction, limit: int = 1000) -> Sequence[Journal]:

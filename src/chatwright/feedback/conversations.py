@@ -18,8 +18,11 @@ from sqlalchemy.orm import Session
 from chatwright.data import records
 from chatwright.data.records import Demonstration
 from chatwright.errors import ChatwrightError
-from chatwright.feedback.database import Conflict, NotFound, Transaction, check_text
+from chatwright.feedback.database import Conflict, NotFound, TooMuch, Transaction, check_text
 from chatwright.feedback.tables import Conversation, Evaluation, File, Message, Part
+
+QUOTA = 2**30  # bytes of files that an account may keep
+FULL = "you have no room for this file; delete conversations with pictures, or files under /v1/files, and try again"
 
 # What a message may answer; None is the beginning of a conversation.
 FOLLOWS: dict[str, tuple[str | None, ...]] = {
@@ -62,16 +65,23 @@ class Origin:
 # ---- files
 
 
-def upload(session: Transaction, data: bytes, type: str) -> File:
+def upload(session: Transaction, data: bytes, type: str, quota: int = QUOTA) -> File:
     """Keep a file of the actor; the same bytes are kept once.
 
     Args:
         type: its media type, such as image/png, as the caller has found it in the bytes.
+        quota: bytes that all files of the actor may have.
+
+    Raises:
+        TooMuch: they would have more.
     """
     sha256 = hashlib.sha256(data).hexdigest()
     query = select(File).where(File.owner_id == session.actor.id, File.sha256 == sha256)
     if found := session.scalar(query):
         return found
+    taken = session.scalar(select(func.sum(File.size)).where(File.owner_id == session.actor.id)) or 0
+    if taken + len(data) > quota:
+        raise TooMuch(FULL)
     file = File(owner_id=session.actor.id, sha256=sha256, type=type, size=len(data), data=data)
     session.add(file)
     session.flush()

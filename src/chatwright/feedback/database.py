@@ -52,6 +52,10 @@ class Conflict(ChatwrightError):
     """It contradicts what is there already."""
 
 
+class TooMuch(ChatwrightError):
+    """More than an account may keep."""
+
+
 class Transaction(Session):
     """What one person does in one piece. Everything that touches somebody's data asks `own` for it, or `require`."""
 

@@ -128,6 +128,19 @@ class Link(Base):
     expires_at: Mapped[datetime]
 
 
+class PasswordReset(Base):
+    """A link with which somebody whose password is lost sets another one; ``id`` is that of the account. Only the hash
+    of its secret is kept. It is removed when it is used, or the password is changed otherwise."""
+
+    __tablename__ = "password_resets"
+
+    id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
+    token_hash: Mapped[str] = sha256(unique=True)
+    made_by: Mapped[UUID] = owner()
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    expires_at: Mapped[datetime]
+
+
 class SignIn(Base):
     """A browser that is signed in; only the hash of its token is kept."""
 

@@ -57,7 +57,7 @@ class Service:
     def __init__(self, engine: Engine, queue: int = 64):
         self.queue = queue
         self._lines = [_Line(engine)]
-        self._calls: deque[tuple[Future[Any], Callable[[Engine], Any]]] = deque()
+        self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._work = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="decoder", daemon=True)
@@ -79,20 +79,22 @@ class Service:
         """Have a prompt answered n times by the engine that rendered it.
 
         Raises:
-            Busy: too many wait already, another model has taken over since, or the service is closing.
+            Busy: too many wait already, or the service is closing.
         """
         request = engine.request(prompt, sampling, n)
         with self._work:
-            line = next((line for line in self._lines if line.engine is engine), None)
-            if line is None or self._closed or self.waiting >= self.queue:
+            if self._closed or self.waiting >= self.queue:
                 raise Busy(BUSY)
+            line = next((line for line in self._lines if line.engine is engine), None)
+            if line is None:  # Another model has taken over since.
+                self._lines.insert(0, line := _Line(engine))
             ticket = Ticket(request, engine, changed)
             line.waiting.append(ticket)
             self._work.notify()
         return ticket
 
-    def call(self, function: Callable[[Engine], Any]) -> Future[Any]:
-        """Have the present engine do something else between two tokens, such as reading a text.
+    def call(self, function: Callable[[], Any]) -> Future[Any]:
+        """Do something else with a model between two tokens, such as reading a text.
 
         Raises:
             Busy: as `submit`.
@@ -147,10 +149,10 @@ class Service:
                     return False
                 self._work.wait()
 
-    def _answer(self, future: Future[Any], function: Callable[[Engine], Any]) -> None:
+    def _answer(self, future: Future[Any], function: Callable[[], Any]) -> None:
         if future.set_running_or_notify_cancel():
             try:
-                future.set_result(function(self.engine))
+                future.set_result(function())
             except (ChatwrightError, RuntimeError) as error:
                 future.set_exception(error)
 

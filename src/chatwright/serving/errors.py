@@ -8,11 +8,11 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from chatwright.errors import ChatwrightError
-from chatwright.feedback.database import Conflict, NotAllowed, NotFound
+from chatwright.feedback.database import Conflict, NotAllowed, NotFound, TooMuch
 from chatwright.generation.service import Busy
 
 RETRY_AFTER = 5  # seconds
-STATUS = {NotAllowed: 403, NotFound: 404, Conflict: 409}
+STATUS = {NotAllowed: 403, NotFound: 404, Conflict: 409, TooMuch: 413}
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 

@@ -29,7 +29,8 @@ def routes(served: Served) -> APIRouter:
         data = file.file.read()
         picture_of(data, served.limits)
         with database.writing(request.state.person) as session:
-            return _about(conversations.upload(session, data, media.type_of(data) or ""), purpose)
+            kept = conversations.upload(session, data, media.type_of(data) or "", served.quota)
+            return _about(kept, purpose)
 
     @router.get("")
     def listed(request: Request) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from chatwright.serving.errors import ApiError
 
 # All that anybody may ask for. What is not here is closed, also a route that nobody has thought of.
 OPEN = ("/sign-in", "/health")
-OPEN_BELOW = ("/static/", "/join/")
+OPEN_BELOW = ("/static/", "/join/", "/reset/")
 
 COOKIE = "chatwright"
 SAFE = ("GET", "HEAD", "OPTIONS")  # methods that change nothing

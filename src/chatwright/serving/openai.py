@@ -2,17 +2,15 @@
 
 import asyncio
 import base64
-import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 
 from chatwright.data.render import Rendered
 from chatwright.errors import ChatwrightError
@@ -30,10 +28,11 @@ from chatwright.serving.answers import (
     plain_prompt,
     sampling_of,
 )
-from chatwright.serving.errors import ApiError, as_api_error
+from chatwright.serving.errors import ApiError
+from chatwright.serving.events import EventStream, event_of
 from chatwright.serving.files import content_of
 from chatwright.serving.protocol import ChatRequest, CompletionRequest, EmbeddingRequest
-from chatwright.serving.served import Served
+from chatwright.serving.served import Model, Served
 
 PATIENCE = 1.0  # seconds between two looks whether a client that waits is still there
 
@@ -42,22 +41,20 @@ def routes(served: Served) -> APIRouter:
     """The routes of one served model."""
     router = APIRouter(prefix="/v1")
 
-    def about() -> dict[str, Any]:
-        return {"id": served.name, "object": "model", "created": served.since, "owned_by": "chatwright"}
+    def about(model: Model) -> dict[str, Any]:
+        return {"id": model.name, "object": "model", "created": model.since, "owned_by": "chatwright"}
 
     @router.get("/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [about()]}
+        return {"object": "list", "data": [about(served.model)]}
 
     @router.get("/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
-        served.check(name)
-        return about()
+        return about(served.called(name))
 
     @router.post("/chat/completions")
     async def chat(asked: ChatRequest, request: Request) -> Response:
-        served.check(asked.model)
-        engine = served.service.engine
+        engine = served.called(asked.model).engine
         file = partial(content_of, served.database, request.state.person)
         prompt, form = await run_in_threadpool(_conversation, engine, asked, served.limits, file)
         sampling = sampling_of(asked, asked.limit, asked.top_logprobs, served.limits, form)
@@ -66,16 +63,14 @@ def routes(served: Served) -> APIRouter:
 
     @router.post("/completions")
     async def completions(asked: CompletionRequest, request: Request) -> Response:
-        served.check(asked.model)
+        engine = served.called(asked.model).engine
         if len(asked.prompts) * asked.n > served.limits.prompts:
             raise ApiError(400, f"at most {served.limits.prompts} answers are given at once", "prompt")
-        engine = served.service.engine
         prompts = [plain_prompt(engine, prompt) for prompt in asked.prompts]
         sampling = sampling_of(asked, asked.max_tokens or 1, asked.logprobs or 0, served.limits)
         readings = None
         if asked.echo and asked.logprobs is not None:
-            count = asked.logprobs
-            readings = await asyncio.wrap_future(served.service.call(lambda engine: read(engine, prompts, count)))
+            readings = await asyncio.wrap_future(served.service.call(partial(read, engine, prompts, asked.logprobs)))
         made = Plain(asked, engine, prompts, readings)
         if asked.max_tokens == 0:
             return JSONResponse(made.whole([]))
@@ -83,19 +78,18 @@ def routes(served: Served) -> APIRouter:
 
     @router.post("/embeddings")
     async def embeddings(asked: EmbeddingRequest) -> dict[str, Any]:
-        served.check(asked.model)
+        engine = served.called(asked.model).engine
         if len(asked.inputs) > served.limits.prompts:
             raise ApiError(400, f"at most {served.limits.prompts} texts are read at once", "input")
-        engine = served.service.engine
         rows = [plain_prompt(engine, text) for text in asked.inputs]
-        vectors = await asyncio.wrap_future(served.service.call(lambda engine: embed(engine, rows)))
+        vectors = await asyncio.wrap_future(served.service.call(partial(embed, engine, rows)))
         data = []
         for index, vector in enumerate(vectors.numpy().astype("<f4")):
             value = vector.tolist() if asked.encoding_format == "float" else base64.b64encode(vector.tobytes()).decode()
             data.append({"object": "embedding", "index": index, "embedding": value})
         count = sum(map(len, rows))
         usage = {"prompt_tokens": count, "total_tokens": count}
-        return {"object": "list", "data": data, "model": served.name, "usage": usage}
+        return {"object": "list", "data": data, "model": asked.model, "usage": usage}
 
     return router
 
@@ -248,11 +242,9 @@ async def _answer(
     tickets = await run_in_threadpool(_submit, served.service, engine, prompts, sampling, n, changed)
     rows = [Progress(row, engine) for ticket in tickets for row in ticket.request.rows]
     if stream:
-        wants_usage = made.asked.wants_usage
-        events = _events(made, tickets, rows, prompts, news, wants_usage)
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
-    async with _given_up(tickets):
+        events = _events(made, tickets, rows, prompts, news, made.asked.wants_usage)
+        return EventStream(events, partial(_cancel, tickets))
+    try:
         while not all(ticket.ended for ticket in tickets):
             try:
                 await asyncio.wait_for(news.wait(), PATIENCE)
@@ -260,6 +252,8 @@ async def _answer(
                 if await request.is_disconnected():
                     return Response(status_code=499)
             news.clear()
+    finally:
+        _cancel(tickets)
     for ticket in tickets:
         if ticket.error:
             raise ApiError(500, ticket.error)
@@ -294,47 +288,38 @@ async def _events(
     news: asyncio.Event,
     wants_usage: bool,
 ) -> AsyncIterator[str]:
-    """Server-sent events until every row has ended; a client that leaves ends its rows."""
-    async with _given_up(tickets):
-        for index in range(len(rows)):
-            if first := made.first(index):
-                yield _event(first, wants_usage)
-        while not all(progress.ended for progress in rows):
-            await news.wait()
-            news.clear()
-            if error := next((ticket.error for ticket in tickets if ticket.error), None):
-                yield f"data: {json.dumps(as_api_error(ApiError(500, error)).body())}\n\n"
-                return
-            for index, progress in enumerate(rows):
-                if progress.ended or (new := progress.news()) is None:
-                    continue
-                text, places = new
-                if text or places:
-                    yield _event(made.piece(index, progress, text, places), wants_usage)
-                if progress.ended:
-                    for chunk in made.last(index, progress):
-                        yield _event(chunk, wants_usage)
-        if wants_usage:
-            yield _event(made.usage(_usage(prompts, rows)), False)
-        yield "data: [DONE]\n\n"
-
-
-@asynccontextmanager
-async def _given_up(tickets: list[Ticket]) -> AsyncIterator[None]:
-    """Whatever ends the block, what it waited for is not written on."""
-    try:
-        yield
-    finally:
-        _cancel(tickets)
+    """Server-sent events until every row has ended."""
+    for index in range(len(rows)):
+        if first := made.first(index):
+            yield _event(first, wants_usage)
+    while not all(progress.ended for progress in rows):
+        await news.wait()
+        news.clear()
+        if error := next((ticket.error for ticket in tickets if ticket.error), None):
+            yield event_of(ApiError(500, error).body())
+            return
+        for index, progress in enumerate(rows):
+            if progress.ended or (new := progress.news()) is None:
+                continue
+            text, places = new
+            if text or places:
+                yield _event(made.piece(index, progress, text, places), wants_usage)
+            if progress.ended:
+                for chunk in made.last(index, progress):
+                    yield _event(chunk, wants_usage)
+    if wants_usage:
+        yield _event(made.usage(_usage(prompts, rows)), False)
+    yield "data: [DONE]\n\n"
 
 
 def _cancel(tickets: list[Ticket]) -> None:
+    """Whatever has not ended is not written on."""
     for ticket in tickets:
         ticket.cancel()
 
 
 def _event(chunk: dict[str, Any], wants_usage: bool) -> str:
-    return f"data: {json.dumps({**chunk, 'usage': None} if wants_usage else chunk, ensure_ascii=False)}\n\n"
+    return event_of({**chunk, "usage": None} if wants_usage else chunk)
 
 
 def _usage(prompts: list[Rendered], rows: list[Progress]) -> dict[str, int]:

@@ -5,7 +5,6 @@ because nobody watches any longer. Those who watch are told its text so far as H
 """
 
 import asyncio
-import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -22,11 +21,11 @@ from chatwright.feedback import conversations
 from chatwright.feedback.conversations import Content, Origin
 from chatwright.feedback.database import Conflict, NotFound, Transaction
 from chatwright.feedback.tables import Conversation, Evaluation, Message
-from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
 from chatwright.generation.service import Ticket
+from chatwright.serving.events import EventStream, event_of
 from chatwright.serving.markdown import to_html
-from chatwright.serving.served import Served
+from chatwright.serving.served import Model, Served
 
 PAUSE = 0.1  # seconds between two looks at an answer
 SHARE = 0.25  # of one processor, for making HTML of all answers that are being written
@@ -46,8 +45,10 @@ class Writing:
     person: UUID
     conversation: UUID
     parent: UUID
+    model: Model
     sampling: Sampling
     begun: asyncio.Future[None]
+    task: asyncio.Task[None] = field(init=False)
     news: asyncio.Event = field(default_factory=asyncio.Event)
     watchers: set[asyncio.Event] = field(default_factory=set)
     ticket: Ticket | None = None
@@ -73,7 +74,7 @@ class Writing:
     def event(self) -> str:
         """What those who watch are told now."""
         assert self.ticket
-        return _event({"answer": str(self.key), "html": to_html(text_of(self.ticket))})
+        return event_of({"answer": str(self.key), "html": to_html(text_of(self.ticket))})
 
 
 def text_of(ticket: Ticket) -> str:
@@ -89,7 +90,6 @@ class Writings:
     def __init__(self, served: Served):
         self.served = served
         self._running: dict[UUID, Writing] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def begin(self, person: UUID, conversation: UUID, parent: UUID, keys: Sequence[UUID]) -> list[Writing]:
         """Have a message of a person answered, once for each id. An answer that is there already, or is being written,
@@ -98,6 +98,9 @@ class Writings:
         Raises:
             ChatwrightError: it cannot be begun; then none of them is.
         """
+        for one in [self._running[key] for key in keys if key in self._running]:
+            if one.stopped:  # It may end without a word, so it is not joined.
+                await asyncio.wait([one.task])
         found = [self._running.get(key) or self._started(key, person, conversation, parent) for key in keys]
         try:
             for one in found:
@@ -126,54 +129,58 @@ class Writings:
 
     async def close(self) -> None:
         """Wait until what has ended is saved."""
-        await asyncio.gather(*self._tasks)
+        await asyncio.gather(*(one.task for one in self._running.values()))
 
-    async def watch(self, writings: Sequence[Writing]) -> AsyncIterator[str]:
+    def watch(self, writings: Sequence[Writing]) -> EventStream:
         """Server-sent events until all have ended; what nobody watches any longer is stopped."""
-        news, told, waiting = asyncio.Event(), dict.fromkeys(writings, 0), list(writings)
+        news = asyncio.Event()
         for one in writings:
             one.watchers.add(news)
-        try:
-            news.set()
-            while waiting:
-                await news.wait()
-                news.clear()
-                before = time.perf_counter()
-                for one in list(waiting):
-                    if one.ended:
-                        waiting.remove(one)
-                        yield _event(one.ended)
-                    elif one.tokens > told[one]:
-                        told[one] = one.tokens
-                        yield await run_in_threadpool(one.event)
-                spent = (time.perf_counter() - before) * len(self._running)
-                await asyncio.sleep(min(max(PAUSE, spent / SHARE), 10 * PAUSE) if waiting else 0)
-        finally:
+
+        def leave() -> None:
             for one in writings:
                 one.watchers.discard(news)
                 if not one.watchers:
                     one.stop()
 
+        return EventStream(self._events(writings, news), leave)
+
+    async def _events(self, writings: Sequence[Writing], news: asyncio.Event) -> AsyncIterator[str]:
+        told, waiting = dict.fromkeys(writings, 0), list(writings)
+        news.set()
+        while waiting:
+            await news.wait()
+            news.clear()
+            before = time.perf_counter()
+            for one in list(waiting):
+                if one.ended:
+                    waiting.remove(one)
+                    yield event_of(one.ended)
+                elif one.tokens > told[one]:
+                    told[one] = one.tokens
+                    yield await run_in_threadpool(one.event)
+            spent = (time.perf_counter() - before) * len(self._running)
+            await asyncio.sleep(min(max(PAUSE, spent / SHARE), 10 * PAUSE) if waiting else 0)
+
     def _started(self, key: UUID, person: UUID, conversation: UUID, parent: UUID) -> Writing:
+        begun = asyncio.get_running_loop().create_future()
         sampling = replace(self.served.sampling, seed=secrets.randbits(31))
-        one = Writing(key, person, conversation, parent, sampling, asyncio.get_running_loop().create_future())
+        one = Writing(key, person, conversation, parent, self.served.model, sampling, begun)
         self._running[key] = one
-        task = asyncio.create_task(self._write(one))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        one.task = asyncio.create_task(self._write(one))
         return one
 
     async def _write(self, one: Writing) -> None:
         """The life of one answer."""
-        loop, engine = asyncio.get_running_loop(), self.served.service.engine
+        loop = asyncio.get_running_loop()
 
         def changed() -> None:
             loop.call_soon_threadsafe(one.tell)
 
         try:
-            prompt = await run_in_threadpool(self._prompt, one, engine)
+            prompt = await run_in_threadpool(self._prompt, one)
             if isinstance(prompt, Rendered):
-                one.ticket = self.served.service.submit(engine, prompt, one.sampling, 1, changed)
+                one.ticket = self.served.service.submit(one.model.engine, prompt, one.sampling, 1, changed)
                 if one.stopped:
                     one.stop()
                 one.begun.set_result(None)
@@ -194,7 +201,7 @@ class Writings:
             del self._running[one.key]
             one.tell()
 
-    def _prompt(self, one: Writing, engine: Engine) -> Rendered | dict[str, Any]:
+    def _prompt(self, one: Writing) -> Rendered | dict[str, Any]:
         """What the model is to answer; the last event where it has been answered. Nothing of the database is held
         while the answer is written."""
         with self.served.database.reading(one.person) as session:
@@ -209,8 +216,8 @@ class Writings:
                 raise NotFound("there is no such message to answer in this conversation; load it again")
             if path[-1].role != "user":
                 raise ChatwrightError("only what a person said is answered; choose such a message")
-            messages = [plain(message, engine.renderer) for message in conversations.records_of(path)]
-        return engine.latest(messages, one.sampling.max_new_tokens)[0]
+            messages = [plain(message, one.model.engine.renderer) for message in conversations.records_of(path)]
+        return one.model.engine.latest(messages, one.sampling.max_new_tokens)[0]
 
     def _save(self, one: Writing, ticket: Ticket) -> dict[str, Any]:
         """Keep an answer that has ended; gives the last event."""
@@ -220,9 +227,8 @@ class Writings:
         if row.finish == "cancelled" and not (text or one.watchers):
             raise ChatwrightError("nobody waited for the answer; ask again")
         settings = {name: getattr(one.sampling, name) for name in ("temperature", "top_p", "max_new_tokens", "seed")}
-        origin = Origin(
-            self.served.name, self.served.checkpoint, settings, str(row.finish), len(row.prompt), len(row.tokens)
-        )
+        tokens = len(row.prompt), len(row.tokens)
+        origin = Origin(one.model.name, one.model.checkpoint, settings, str(row.finish), *tokens)
         with self.served.database.writing(one.person) as session:
             content = [Content("text", text)]
             message = conversations.add(session, one.conversation, one.key, one.parent, "assistant", content, origin)
@@ -270,7 +276,3 @@ def shown(message: Message, given: Sequence[Evaluation]) -> dict[str, Any]:
             "correction": correction and {"text": correction.text},
         },
     }
-
-
-def _event(data: dict[str, Any]) -> str:
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"

@@ -9,6 +9,7 @@ from typing import ClassVar
 from chatwright.data.records import Message, Part
 from chatwright.data.render import Renderer
 from chatwright.errors import ChatwrightError
+from chatwright.evaluation.artifacts import assistant_of
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
 from chatwright.models.load import checkpoint_of, load_model
@@ -26,7 +27,8 @@ class Chat(Stage):
     read from standard input when that is not a terminal.
 
     Args:
-        model: a checkpoint, an artifact, or the name of a pretrained model.
+        model: a checkpoint, an artifact, the folder of a run (of which the last assistant is meant), or the name of a
+            pretrained model.
         image: a picture to begin with.
         temperature: 0 takes the most likely token each time.
         top_p: sample from the most likely tokens that hold this much probability.
@@ -46,7 +48,7 @@ class Chat(Stage):
     seed: int = 0
 
     def run(self, out: Path) -> None:
-        folder = checkpoint_of(self.model)
+        folder = checkpoint_of(assistant_of(self.model))
         engine = Engine(load_model(folder).to(best_device()), Renderer.load(folder))
         sampling = Sampling(self.max_new_tokens, self.temperature, self.top_p, seed=self.seed)
         system = [Message.of("system", self.system)] if self.system else []

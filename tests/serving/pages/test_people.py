@@ -9,7 +9,7 @@ from tests.databases import on_both
 from tests.serving.clients import PASSWORD, Browser
 
 from chatwright.feedback import accounts
-from chatwright.feedback.tables import User
+from chatwright.feedback.tables import User, now
 
 
 @on_both
@@ -41,6 +41,7 @@ def test_accounts_are_for_owners_and_admins(role, running):
     ann, owner = running.person("ann", role), running.person("boss", "owner")
     assert ann.get("/people").status_code == ann.get("/api/people").status_code == 403
     assert ann.post("/api/invitations", json={"role": "user"}).status_code == 403
+    assert ann.post(f"/api/people/{ann.person}/reset").status_code == 403
     for change in ({"role": "owner"}, {"active": False}, {}):
         assert ann.patch(f"/api/people/{owner.person}", json=change).status_code == 403
         assert ann.patch(f"/api/people/{ann.person}", json=change).status_code == 403
@@ -49,6 +50,8 @@ def test_accounts_are_for_owners_and_admins(role, running):
     assert admin.post("/api/invitations", json={"role": "admin"}).status_code == 403
     assert admin.patch(f"/api/people/{owner.person}", json={"active": False}).status_code == 403
     assert admin.patch(f"/api/people/{ann.person}", json={"role": "user"}).status_code == 200
+    assert admin.post(f"/api/people/{owner.person}/reset").status_code == 403
+    assert admin.post(f"/api/people/{ann.person}/reset").status_code == 200
 
 
 @on_both
@@ -74,6 +77,25 @@ def test_another_password_ends_every_other_sign_in(running):
         assert ann.look("/").status_code == 200 and elsewhere.get("/").headers["location"] == "/sign-in"
         assert elsewhere.sign_in("ann").status_code == 403
         assert elsewhere.sign_in("ann", "another password").status_code == 303
+
+
+@on_both
+def test_a_lost_password_is_set_anew_by_a_link(running):
+    owner, ann = running.person("boss", "owner"), running.person("ann")
+    made = owner.post(f"/api/people/{ann.person}/reset").json()
+    assert made["link"].startswith("/reset/") and made["expires"] > now().isoformat()
+    assert owner.post(f"/api/people/{uuid4()}/reset").status_code == 404
+    with Browser(running.url) as elsewhere:
+        assert "works once" in elsewhere.look(made["link"]).text
+        short = elsewhere.post(made["link"], data={"password": "short"})
+        assert short.status_code == 400 and "8 to 1024" in short.text
+        answer = elsewhere.post(made["link"], data={"password": "another password"})
+        assert (answer.status_code, answer.headers["location"]) == (303, "/")
+        assert elsewhere.get("/settings").text.count("ann")
+        elsewhere.look(made["link"])
+        assert elsewhere.post(made["link"], data={"password": "a third password"}).status_code == 404
+    assert ann.get("/").headers["location"] == "/sign-in"
+    assert ann.sign_in("ann").status_code == 403 and ann.sign_in("ann", "another password").status_code == 303
 
 
 @on_both

@@ -2,18 +2,18 @@
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from uuid import UUID, uuid4
 
 import httpx
+import openai
 import PIL.Image
 import pytest
 from sqlalchemy import select
 from tests.conftest import picture
 from tests.databases import on_both
-from tests.serving.clients import LIMITS, Browser, events_of, idle
+from tests.serving.clients import LIMITS, Browser, events_of, held, idle, leave_at_once, soon
 from tests.serving.test_gate import routes
 
 from chatwright.data.records import Message, Part
@@ -23,7 +23,6 @@ from chatwright.feedback.tables import Base, Evaluation
 from chatwright.feedback.tables import Message as Kept
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
-from chatwright.generation.service import Service
 from chatwright.models import build
 
 PICTURE = Part.of_image(picture(1)).media
@@ -39,17 +38,6 @@ def lasting(start, assistant, renderer, endless, monkeypatch):
     """A server whose answers take a while."""
     monkeypatch.setattr(assistant.config.get_text_config(), "max_position_embeddings", 2048)
     return start(Engine(assistant, renderer, batch_size=4), sampling=Sampling(max_new_tokens=200))
-
-
-@contextmanager
-def held(service: Service) -> Iterator[None]:
-    """Nothing is written meanwhile."""
-    release = threading.Event()
-    service.call(lambda _: release.wait(60))
-    try:
-        yield
-    finally:
-        release.set()
 
 
 def kept(running, key: str) -> Kept:
@@ -73,14 +61,6 @@ def another_window(client: Browser) -> Browser:
     other.cookies.update(client.cookies)
     other.headers["X-CSRF-Token"] = client.headers["X-CSRF-Token"]
     return other
-
-
-def soon(condition) -> bool:
-    for _ in range(200):
-        if condition():
-            return True
-        time.sleep(0.01)
-    return False
 
 
 # ---- answers
@@ -145,6 +125,16 @@ def test_what_was_written_is_kept_when_somebody_stops_or_leaves(lasting):
         ann.post(f"/api/conversations/{conversation}/answers", json=body, timeout=0.3)
     assert idle(lasting.service)
     assert ann.ask(conversation, asked, early)[0]["message"]["finish_reason"] == "length"
+
+
+def test_an_answer_is_not_written_for_who_has_left_before_it_began(lasting):
+    ann = lasting.person("ann")
+    conversation, answer = ann.talk(), str(uuid4())
+    body = {"parent": ann.say(conversation, "How many dogs?"), "answers": [answer]}
+    with held(lasting.service):
+        leave_at_once(lasting.app, ann, f"/api/conversations/{conversation}/answers", body)
+        assert lasting.service._lines[0].waiting and not lasting.service.waiting, "it was taken, and is given up"
+    assert idle(lasting.service) and kept(lasting, answer) is None
 
 
 @on_both
@@ -334,6 +324,33 @@ def test_a_picture_is_kept_shown_and_seen(running, ann):
     assert ann.read(conversation)[0]["content"][0] == {"type": "image", "file": sent["file"]}
 
 
+@on_both
+def test_files_have_a_quota_that_is_each_persons_own(start, assistant, renderer):
+    others = [Part.of_image(picture(number)).media for number in (2, 3)]
+    running = start(Engine(assistant, renderer), quota=len(PICTURE) + len(others[0]))
+    ann, bob = running.person("ann"), running.person("bob")
+    for who in (ann, bob):  # the same bytes count for each of them
+        sent = who.post("/api/files", content=PICTURE).json()["file"]
+        who.say(who.talk(), "What?", None, sent)
+        assert who.post("/api/files", content=others[0]).status_code == 200
+        full = who.post("/api/files", content=others[1])
+        assert full.status_code == 413 and "delete conversations with pictures" in full.json()["error"]["message"]
+        assert who.post("/api/files", content=PICTURE).status_code == 200, "it is there already"
+        with running.database.reading(who.person) as session:
+            assert len(conversations.files(session)) == 2
+    (talk,) = ann.get("/api/conversations").json()["conversations"]
+    assert ann.delete(f"/api/conversations/{talk['id']}").status_code == 204
+    assert ann.post("/api/files", content=others[1]).status_code == 200
+    assert bob.post("/api/files", content=others[1]).status_code == 413
+    key = bob.post("/api/keys", json={"name": "mine"}).json()["key"]
+    client = openai.OpenAI(base_url=f"{running.url}/v1", api_key=key, max_retries=0)
+    with pytest.raises(openai.APIStatusError, match="no room") as refused:
+        client.files.create(file=others[1], purpose="vision")
+    assert refused.value.status_code == 413
+    client.files.delete(client.files.create(file=others[0], purpose="vision").id)
+    assert client.files.create(file=others[1], purpose="vision").bytes == len(others[1])
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [
@@ -415,10 +432,13 @@ def test_nobody_else_reaches_anns_things_by_any_route(lasting):
                 ("PUT", "/api/comparisons", {}, {"a": a, "b": b, "verdict": "a"}),
                 ("DELETE", "/api/keys/{key}", {"key": key}, None),
                 ("PATCH", "/api/people/{account}", {"account": str(ann.person)}, {"role": "admin"}),
+                ("POST", "/api/people/{account}/reset", {"account": str(ann.person)}, None),
             ]  # fmt: skip
             tried = {(method, path) for method, path, *_ in attempts}
             known = {(method, path) for method, path, _ in routes(lasting.app) if "{" in path}
-            assert not {one for one in known - tried if not one[1].startswith(("/v1/", "/static/", "/join/"))}
+            assert not {
+                one for one in known - tried if not one[1].startswith(("/v1/", "/static/", "/join/", "/reset/"))
+            }
             for method, path, ids, body in attempts:
                 response = bob.request(method, path.format(**ids), json=body)
                 assert response.status_code in (403, 404, 409), (method, path, ids, body, response.text)

@@ -37,7 +37,7 @@ def routes(served: Served, attempts: Rate, visits: Rate) -> APIRouter:
     def page(request: Request, template: str, code: int = 200, **context: Any) -> HTMLResponse:
         """A page; it gives a visitor a token, by which the page's form will be known as ours."""
         token = request.state.token or secrets.token_urlsafe(32)
-        common = {"csrf": csrf(token), "model": served.name, **look(request)}
+        common = {"csrf": csrf(token), "model": served.model.name, **look(request)}
         response = HTMLResponse(environment.get_template(template).render({**common, **context}), code)
         if not request.state.token:
             stay(response, request, token)
@@ -86,6 +86,20 @@ def routes(served: Served, attempts: Rate, visits: Rate) -> APIRouter:
             told = as_api_error(error)
             return page(request, "join.html", told.status, error=told.message, name=name, secret=secret)
 
+    @router.get("/reset/{secret}")
+    def reset_page(request: Request, secret: str) -> Response:
+        return page(request, "reset.html", error="", secret=secret)
+
+    @router.post("/reset/{secret}")
+    def reset(request: Request, secret: str, password: Annotated[str, Form()] = "") -> Response:
+        try:
+            visit(request)
+            name = accounts.reset_password(database, secret, password)
+            return entered(request, accounts.sign_in(database, name, password))
+        except (ChatwrightError, ApiError) as error:
+            told = as_api_error(error)
+            return page(request, "reset.html", told.status, error=told.message, secret=secret)
+
     def entered(request: Request, token: str) -> Response:
         response = RedirectResponse("/", 303)
         stay(response, request, token)
@@ -125,7 +139,7 @@ def routes(served: Served, attempts: Rate, visits: Rate) -> APIRouter:
             "chat.html",
             person=who,
             conversation=str(conversation or ""),
-            pictures=served.pictures,
+            pictures=served.model.pictures,
             limits=limits,
             compare_next=two,
             reasons={"good": REASONS[True], "bad": REASONS[False]},

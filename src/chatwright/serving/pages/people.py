@@ -131,6 +131,12 @@ def routes(served: Served, writings: Writings, attempts: Rate) -> APIRouter:
             secret = accounts.invite(session, asked.role)
         return {"link": f"/join/{secret}", "expires": (now() + accounts.INVITATION).isoformat()}
 
+    @router.post("/people/{account}/reset")
+    def reset(person: Person, account: UUID) -> dict[str, Any]:
+        with database.writing(person) as session:
+            secret = accounts.reset_link(session, account)
+        return {"link": f"/reset/{secret}", "expires": (now() + accounts.RESET).isoformat()}
+
     return router
 
 

@@ -19,6 +19,7 @@ from chatwright.feedback.conversations import Content
 from chatwright.feedback.database import Transaction
 from chatwright.feedback.tables import Conversation
 from chatwright.serving.answers import picture_of
+from chatwright.serving.events import EventStream
 from chatwright.serving.served import Served
 from chatwright.serving.writing import Writings, shown
 
@@ -145,7 +146,7 @@ def routes(served: Served, writings: Writings) -> APIRouter:
         text = "".join(part.text or "" for part in content)
         check_length(text)
         pictures = sum(part.type == "image" for part in content)
-        if pictures and not served.pictures:
+        if pictures and not served.model.pictures:
             raise ChatwrightError("this model reads no pictures; send text only")
         if pictures > limits.images or len(content) > limits.images + 1:
             raise ChatwrightError(f"more than {limits.images} pictures or several texts in a message; send fewer")
@@ -158,10 +159,9 @@ def routes(served: Served, writings: Writings) -> APIRouter:
             return {"message": shown(kept, []), "conversation": _summary(session, found)}
 
     @router.post("/conversations/{conversation}/answers", response_class=StreamingResponse)
-    async def answer(person: Person, conversation: UUID, asked: Question) -> StreamingResponse:
+    async def answer(person: Person, conversation: UUID, asked: Question) -> EventStream:
         begun = await writings.begin(person, conversation, asked.parent, list(dict.fromkeys(asked.answers)))
-        headers = {"X-Accel-Buffering": "no"}
-        return StreamingResponse(writings.watch(begun), media_type="text/event-stream", headers=headers)
+        return writings.watch(begun)
 
     @router.post("/answers/{answer}/stop", status_code=204)
     async def stop(person: Person, answer: UUID) -> None:
@@ -184,7 +184,7 @@ def routes(served: Served, writings: Writings) -> APIRouter:
     def keep(person: UUID, data: bytes) -> dict[str, Any]:
         width, height = picture_of(data, limits).size()
         with database.writing(person) as session:
-            file = conversations.upload(session, data, media.type_of(data) or "")
+            file = conversations.upload(session, data, media.type_of(data) or "", served.quota)
             return {"file": file.sha256, "type": file.type, "width": width, "height": height}
 
     @router.get("/files/{sha256}", response_class=Response)

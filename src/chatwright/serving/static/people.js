@@ -1,4 +1,4 @@
-// Others' accounts, for owners and admins: invitations, roles, closing and opening.
+// Others' accounts, for owners and admins: invitations, roles, lost passwords, closing and opening.
 
 import { call } from "./api.js";
 import { day, made, toast } from "./page.js";
@@ -15,17 +15,19 @@ async function show() {
 function line(person, may) {
   const { id, name, role, active, created } = person;
   const item = made("account-line");
-  const [select, button] = [item.querySelector("select"), item.querySelector("button")];
+  const [select, reset, close] = item.querySelectorAll("select, button");
   const mine = may.includes(role);
   item.dataset.name = name;
   item.querySelector("strong").textContent = name;
   item.querySelector(".small").textContent = active ? t("since {day}", { day: day(created) }) : t("closed");
   select.append(...(mine ? may : [role]).map(option));
   select.value = role;
-  select.disabled = button.disabled = !mine;
+  select.disabled = close.disabled = !mine;
+  reset.disabled = !mine || !active;
   select.setAttribute("aria-label", t("Role of {name}", { name }));
-  button.textContent = active ? t("Close") : t("Open again");
-  button.setAttribute("aria-label", active ? t("Close the account of {name}", { name }) : t("Open the account of {name} again", { name }));
+  reset.setAttribute("aria-label", t("New password for {name}", { name }));
+  close.textContent = active ? t("Close") : t("Open again");
+  close.setAttribute("aria-label", active ? t("Close the account of {name}", { name }) : t("Open the account of {name} again", { name }));
   const change = async (what, at) => {
     try {
       await call("PATCH", `/api/people/${id}`, what);
@@ -36,7 +38,17 @@ function line(person, may) {
     byId("accounts").querySelector(`[data-name="${CSS.escape(name)}"] ${at}`).focus();
   };
   select.addEventListener("change", () => change({ role: select.value }, "select"));
-  button.addEventListener("click", () => change({ active: !active }, "button"));
+  close.addEventListener("click", () => change({ active: !active }, "[data-do=close]"));
+  reset.addEventListener("click", async () => {
+    try {
+      const { link } = await call("POST", `/api/people/${id}/reset`);
+      byId("reset-link").textContent = new URL(link, location.href);
+      byId("reset").querySelector("p").textContent = t("Send this link to {name} alone; it is not shown again.", { name });
+      byId("reset").hidden = false;
+    } catch (error) {
+      toast(error.message);
+    }
+  });
   return item;
 }
 

@@ -554,7 +554,8 @@ print(Counter(["dog", "apple", "dog", "dog"])["dog"])  # 3
 
 # What our own words say on a page; what people and the model have written is left out.
 WORDS = """() => [...document.querySelectorAll("body *")]
-    .filter(one => one.checkVisibility() && !one.closest(".prose, .user .body, #said, #title, #conversations a, .who, .once code"))
+    .filter(one => one.checkVisibility())
+    .filter(one => !one.closest(".prose, .user .body, #said, #title, #conversations a, .who, .once code"))
     .flatMap(one => [
         ...[...one.childNodes].filter(node => node.nodeType == 3).map(node => node.data),
         ...["aria-label", "title", "placeholder", "alt"].map(name => one.getAttribute(name) ?? ""),

@@ -24,12 +24,14 @@ from chatwright.stages.serve import Serve
 class Server:
     """`chatwright serve` on a free port."""
 
-    def __init__(self, checkpoint: Path, folder: Path, *options: str):
+    def __init__(self, checkpoint: Path, folder: Path, *options: str, stdin: int | None = None):
         command = [sys.executable, "-m", "chatwright", "serve", str(checkpoint), "--port", "0", *options]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         self.log = folder / f"log-{uuid4().hex}"
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, env=environment)
+            self.process = subprocess.Popen(
+                command, cwd=folder, stdin=stdin, stdout=log, stderr=subprocess.STDOUT, env=environment
+            )
         while not (found := re.search(r"at (http://\S+) \(API", self.log.read_text())):
             assert self.process.poll() is None, self.log.read_text()
             time.sleep(0.05)
@@ -115,7 +117,8 @@ def test_a_signal_has_the_model_opened_again_while_answers_are_written(checkpoin
     renderer.tokenizer.save_pretrained(other)
     link = tmp_path / "assistant-in-use"
     link.symlink_to(checkpoint)
-    server = Server(link, tmp_path, "--max_new_tokens", "100")
+    terminal, stdin = os.openpty()
+    server = Server(link, tmp_path, "--max_new_tokens", "100", stdin=stdin)
 
     def point(target: Path) -> None:
         (tmp_path / "new").symlink_to(target)
@@ -136,8 +139,10 @@ def test_a_signal_has_the_model_opened_again_while_answers_are_written(checkpoin
         point(tmp_path / "nowhere")
         server.says("assistant-in-use: no such folder; .*; assistant-in-use is served as before")
         (still,) = ann.ask(conversation, asked)
-    server.process.terminate()
-    server.process.wait()
+    os.close(stdin)
+    os.close(terminal)
+    server.process.send_signal(signal.SIGHUP)
+    assert server.process.wait(60) == -signal.SIGTERM, "nobody asks for a model by closing the terminal"
     database = Database(str(tmp_path / "chat.db"))
     with database.reading() as session:
         made_by = [session.get(Message, UUID(event["answer"])).checkpoint for event in (before, after, still)]

@@ -96,8 +96,8 @@ def assistant_of(name: str) -> str:
         return name
     found = [stage for stage in stages_of(run) if stage.kind in ASSISTANTS]
     if not found:
-        kinds = " or ".join(ASSISTANTS)
-        raise ChatwrightError(f"{run}: no assistant has been made here yet (by {kinds}); let its recipe run on")
+        kinds = ", ".join(ASSISTANTS)
+        raise ChatwrightError(f"{run}: no stage that makes an assistant ({kinds}) is finished; let its recipe run on")
     return str(found[-1].folder)
 
 

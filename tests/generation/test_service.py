@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 
 import pytest
 import torch
@@ -89,6 +90,24 @@ def test_another_model_takes_over_without_cutting_an_answer(service, language_mo
     alone = Engine(language_model, renderer).generate([prompt], Sampling(60, 0))[0][0]
     assert first.request.rows[0].tokens == alone.tokens
     assert second.request.rows[0].tokens == service.engine.generate([prompt], Sampling(10, 0))[0][0].tokens
+
+
+def test_a_model_that_is_gone_takes_no_memory(service, language_model, renderer, conversations):
+    torch.manual_seed(1)
+    other = Engine(type(language_model)(language_model.config), renderer)
+    gone = weakref.ref(other.model)
+    prompt = renderer.prompt(conversations[0])
+    service.swap(other)
+    ticket = service.submit(other, prompt, Sampling(60, 0), 1, lambda: None)
+    service.swap(Engine(language_model, renderer))
+    while not ticket.ended:
+        time.sleep(0.01)
+    del other, ticket
+    for _ in range(200):
+        if gone() is None:
+            return
+        time.sleep(0.01)
+    raise AssertionError("somebody holds it")
 
 
 def test_a_failure_is_told_and_the_service_goes_on(service, language_model, renderer, conversations):

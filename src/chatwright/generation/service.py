@@ -125,9 +125,7 @@ class Service:
             while self._wait():
                 while self._calls:
                     self._answer(*self._calls.popleft())
-                for line in list(self._lines):
-                    if not line.idle:
-                        line.step()
+                self._step()
         finally:
             # Reached with work left only by a fault in the program: nobody is to wait for what will not come.
             self._closed = True
@@ -136,13 +134,24 @@ class Service:
             for future, _ in self._calls:
                 future.set_exception(ChatwrightError(STOPPED))
 
+    # Loops over lines stand in functions that end: a name left over would keep a model that is gone in memory.
+
+    def _step(self) -> None:
+        for line in list(self._lines):
+            if not line.idle:
+                line.step()
+
+    def _let_go(self) -> None:
+        """Of models that others have taken over from, and that have nothing more to say."""
+        for line in [line for line in self._lines[:-1] if line.idle]:
+            line.close("")
+            self._lines.remove(line)
+
     def _wait(self) -> bool:
         """Until there is work; False once all is done and nothing more will come."""
         with self._work:
             while True:
-                for line in [line for line in self._lines[:-1] if line.idle]:
-                    line.close("")
-                    self._lines.remove(line)
+                self._let_go()
                 if self._calls or not all(line.idle for line in self._lines):
                     return True
                 if self._closed:

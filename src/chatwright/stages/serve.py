@@ -123,7 +123,7 @@ class Serve(Stage):
                 try:
                     served.swap(model := self._opened())
                     console.print(f"{model.name} is served now, checkpoint {model.checkpoint[:12]}", soft_wrap=True)
-                except (ChatwrightError, OSError, RuntimeError) as error:
+                except (ChatwrightError, OSError, RuntimeError, ValueError) as error:
                     line = " ".join(str(error).split())
                     print(f"chatwright: {line}; {served.model.name} is served as before", file=sys.stderr, flush=True)
 

@@ -121,8 +121,10 @@ def test_what_was_written_is_kept_when_somebody_stops_or_leaves(lasting):
     assert ann.post(f"/api/answers/{left}/stop").status_code == 404, "it is not being written"
     # What nobody saw a word of is not kept: the same id is answered when it is asked for again.
     body = {"parent": asked, "answers": [early]}
-    with held(lasting.service), pytest.raises(httpx.ReadTimeout):
-        ann.post(f"/api/conversations/{conversation}/answers", json=body, timeout=0.3)
+    with held(lasting.service):
+        with pytest.raises(httpx.ReadTimeout):
+            ann.post(f"/api/conversations/{conversation}/answers", json=body, timeout=0.3)
+        assert soon(lambda: not lasting.service.waiting)
     assert idle(lasting.service)
     assert ann.ask(conversation, asked, early)[0]["message"]["finish_reason"] == "length"
 

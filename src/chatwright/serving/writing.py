@@ -114,18 +114,16 @@ class Writings:
             raise
         return found
 
-    def running(self, key: UUID, person: UUID) -> Writing:
-        """An answer of a person that is being written."""
-        one = self._running.get(key)
-        if one is None or one.person != person:
-            raise NotFound("no such answer of yours is being written; it may have ended")
-        return one
-
-    def stop(self, person: UUID, conversation: UUID | None = None) -> None:
-        """End what is being written for a person, all of it or in one conversation."""
-        for one in self._running.values():
-            if one.person == person and conversation in (None, one.conversation):
-                one.stop()
+    def stop(self, person: UUID, conversation: UUID | None = None, answer: UUID | None = None) -> bool:
+        """End what is being written for a person: all of it, in one conversation, or one answer; whether there was."""
+        found = [
+            one
+            for one in self._running.values()
+            if one.person == person and conversation in (None, one.conversation) and answer in (None, one.key)
+        ]
+        for one in found:
+            one.stop()
+        return bool(found)
 
     async def close(self) -> None:
         """Wait until what has ended is saved."""

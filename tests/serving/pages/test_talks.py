@@ -118,7 +118,8 @@ def test_what_was_written_is_kept_when_somebody_stops_or_leaves(lasting):
     assert soon(lambda: kept(lasting, left)) and idle(lasting.service)
     assert kept(lasting, left).finish_reason == "cancelled"
     assert 0 < kept(lasting, left).completion_tokens < 200
-    assert ann.post(f"/api/answers/{left}/stop").status_code == 404, "it is not being written"
+    assert ann.post(f"/api/answers/{left}/stop").status_code == 204, "it has just ended, as was wanted"
+    assert ann.post(f"/api/answers/{uuid4()}/stop").status_code == 404
     # What nobody saw a word of is not kept: the same id is answered when it is asked for again.
     body = {"parent": asked, "answers": [early]}
     with held(lasting.service):
@@ -426,7 +427,7 @@ def test_nobody_else_reaches_anns_things_by_any_route(lasting):
                     for answer in (a, running_answer, new)
                     if (at, parent, answer) != (own, mine, new)
                 ),
-                ("POST", "/api/answers/{answer}/stop", {"answer": running_answer}, None),
+                *(("POST", "/api/answers/{answer}/stop", {"answer": one}, None) for one in (running_answer, a)),
                 ("GET", "/api/files/{sha256}", {"sha256": sha256}, None),
                 ("PUT", "/api/messages/{message}/thumb", {"message": a}, {"good": False}),
                 ("PUT", "/api/messages/{message}/correction", {"message": a}, {"text": "mine"}),

@@ -17,7 +17,7 @@ from chatwright.errors import ChatwrightError
 from chatwright.feedback import conversations, evaluations
 from chatwright.feedback.conversations import Content
 from chatwright.feedback.database import Transaction
-from chatwright.feedback.tables import Conversation
+from chatwright.feedback.tables import Conversation, Message
 from chatwright.serving.answers import picture_of
 from chatwright.serving.events import EventStream
 from chatwright.serving.served import Served
@@ -165,7 +165,13 @@ def routes(served: Served, writings: Writings) -> APIRouter:
 
     @router.post("/answers/{answer}/stop", status_code=204)
     async def stop(person: Person, answer: UUID) -> None:
-        writings.running(answer, person).stop()
+        if not writings.stop(person, answer=answer):
+            await run_in_threadpool(ended, person, answer)
+
+    def ended(person: UUID, answer: UUID) -> None:
+        """Whoever stops an answer that ends at this moment has done nothing wrong."""
+        with database.reading(person) as session:
+            session.own(Message, answer)
 
     # ---- pictures
 

@@ -29,4 +29,5 @@ class EventStream(StreamingResponse):
 
 
 def event_of(data: dict[str, Any]) -> str:
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+    """One event, in ASCII: many a client takes Unicode's line separators in an answer for the end of a line."""
+    return f"data: {json.dumps(data)}\n\n"

@@ -61,7 +61,7 @@ class Browser(httpx.Client):
     """Keeps cookies, and sends what a page of ours would send along."""
 
     def __init__(self, url: str, person: UUID | None = None):
-        super().__init__(base_url=url, headers={"Origin": url}, timeout=30)
+        super().__init__(base_url=url, headers={"Origin": url, "Accept": "text/html,*/*"}, timeout=30)
         self.person = person
 
     def look(self, path: str) -> httpx.Response:

@@ -17,6 +17,7 @@ from chatwright.serving.gate import COOKIE, HEADERS, Rate
 OPEN = {("GET", "/health")} | {
     (method, path) for method in ("GET", "POST") for path in ("/sign-in", "/join/{secret}", "/reset/{secret}")
 }
+A_PAGE = {"Accept": "text/html"}
 
 
 def routes(app):
@@ -39,12 +40,14 @@ def test_every_route_refuses_who_is_unknown_unless_it_is_open_to_all(running):
         for method, path, place in found:
             if (method, path) in OPEN or path.startswith("/static"):
                 continue
-            for headers in ({}, unknown):
+            for headers in ({}, unknown, A_PAGE):
                 # The body is wrong too: who is refused does not learn what a right one would be.
                 response = client.request(method, place, headers=headers, content=b"{")
                 to_page = (response.status_code, response.headers.get("location")) == (303, "/sign-in")
-                assert response.status_code == 401 or (to_page and method == "GET"), (method, path)
-        assert client.get("/no/such/page").headers["location"] == "/sign-in"
+                wanted = headers is A_PAGE and method == "GET"
+                assert response.status_code == 401 or (to_page and wanted), (method, path)
+        assert client.get("/no/such/page", headers=A_PAGE).headers["location"] == "/sign-in"
+        assert client.get("/no/such/page").status_code == 401, "programs look for routes, and read no page"
         assert (
             client.get("/static/../health").status_code == 200
             and client.get("/static/%2e%2e/app.py").status_code == 404
@@ -73,7 +76,7 @@ def test_every_change_has_to_come_from_our_own_page(running):
         large = client.post("/sign-out", data={"csrf": token, "x": "x" * 70_000}, headers=origin)
         assert large.status_code == 413
         assert client.post("/sign-out", data={"csrf": token}, headers=origin).headers["location"] == "/sign-in"
-        assert client.get("/").headers["location"] == "/sign-in"
+        assert client.get("/", headers=A_PAGE).headers["location"] == "/sign-in"
 
 
 def test_every_answer_has_the_headers_that_keep_scripts_out(running):

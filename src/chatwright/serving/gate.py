@@ -67,7 +67,9 @@ class Gate:
             if request.state.person and not self.rate.allows(request.state.person):
                 raise ApiError(429, "too many requests; try again in a few seconds", code="rate_limit_exceeded")
         except ApiError as error:
-            to_page = error.status == 401 and request.method == "GET" and not _below(request, "/v1", "/api")
+            # A program that looks for a route takes a page for an answer; a browser asks for HTML.
+            wants_page = request.method == "GET" and "text/html" in request.headers.get("accept", "")
+            to_page = error.status == 401 and wants_page and not _below(request, "/v1", "/api")
             response = RedirectResponse("/sign-in", 303) if to_page else error.response()
             return await response(scope, receive, send)
         await self.app(scope, receive, send)

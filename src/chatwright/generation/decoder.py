@@ -13,6 +13,7 @@ from chatwright.data.render import Rendered, Renderer
 from chatwright.generation.cache import SlotCache, bytes_per_token
 from chatwright.generation.constraint import Constraint
 from chatwright.generation.sampling import Sampling, distribution, draw, most_likely
+from chatwright.models.outputs import model_inputs, placed
 
 JOIN = 0.25  # of the rows: fewer free ones wait for more, as reading prompts together is cheaper
 PADDING = 1.25  # prompts that are read together are at most so many times as long as the shortest of them
@@ -118,7 +119,7 @@ class Decoder:
     def _read(self, requests: Sequence[Request]) -> None:
         """Let prompts be read, each once, and their rows enter."""
         batch = self.renderer.collate([request.prompt for request in requests], side="left")
-        inputs = {name: value.to(self.model.device) for name, value in batch.items() if name != "loss_mask"}
+        inputs = placed(model_inputs(batch), self.model)
         if inputs["attention_mask"].all():
             inputs.pop("attention_mask")
         cache = self.cache.for_prompts()

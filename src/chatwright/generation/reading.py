@@ -9,7 +9,7 @@ from torch import Tensor
 from chatwright.data.render import Rendered
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import most_likely
-from chatwright.models.outputs import answer_logits, hidden_states
+from chatwright.models.outputs import answer_logits, hidden_states, placed
 
 LOGITS = 2**26  # of texts that are read together, in numbers: 256 MiB of float32
 
@@ -59,7 +59,7 @@ def embed(engine: Engine, rows: Sequence[Rendered]) -> Tensor:
 
 
 def _batches(engine: Engine, rows: Sequence[Rendered]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-    """Rows of like length together: their places, and the batch on the model's device."""
+    """Rows of like length together: their places, and the batch as the model takes it."""
     vocabulary = len(engine.model.get_output_embeddings().weight)
     order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
     while order:
@@ -67,4 +67,4 @@ def _batches(engine: Engine, rows: Sequence[Rendered]) -> Iterator[tuple[list[in
         size = max(1, min(engine.batch_size, LOGITS // (vocabulary * len(rows[order[-1]]))))
         places, order = order[-size:], order[:-size]
         batch = engine.renderer.collate([rows[place] for place in places])
-        yield places, {name: value.to(engine.model.device) for name, value in batch.items()}
+        yield places, placed(batch, engine.model)

@@ -26,6 +26,14 @@ def model_inputs(batch: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in batch.items() if key not in ("loss_mask", "packing")}
 
 
+def placed(batch: dict[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:
+    """A batch on the model's device, pixels in its dtype."""
+    return {
+        name: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
+        for name, value in batch.items()
+    }
+
+
 def hidden_states(model: PreTrainedModel, batch: dict[str, Any], where: Tensor | None = None) -> Tensor:
     """Last hidden states [B, T, D] of the model without its head; without padding where model and batch allow it.
 

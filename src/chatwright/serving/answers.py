@@ -148,16 +148,18 @@ def plain_prompt(engine: Engine, prompt: str | list[int]) -> Rendered:
 
 @dataclass
 class Progress:
-    """What of a row has been told to the client: its text and its tokens."""
+    """What of a row has been told to the client: its text and, where it is ``traced``, its tokens."""
 
     row: Row
     engine: Engine
+    traced: bool = False
     text: str = ""
     tokens: int = 0
     ended: bool = False
 
     def news(self) -> tuple[str, list[int]] | None:
-        """The text that has been added, and the places of the tokens that it consists of; None where there is nothing.
+        """The text that has been added, and the places of the tokens that it consists of, where they are traced; None
+        where there is nothing.
 
         Sets ``ended`` with the last of them. What was told once stays told: a piece ends with a whole character, and
         before anything that a stop text may still take back.
@@ -168,7 +170,7 @@ class Progress:
         if not over and not (text.startswith(self.text) and len(text) > len(self.text)):
             return None
         added, self.text, self.ended = text[len(self.text) :], text, over
-        until = visible(self.row, self.engine.renderer, text)
+        until = visible(self.row, self.engine.renderer, text) if self.traced else 0
         places = list(range(self.tokens, until))
         self.tokens = max(self.tokens, until)
         return added, places

@@ -109,6 +109,7 @@ class Chat:
 
     def __init__(self, asked: ChatRequest, engine: Engine):
         self.asked, self.renderer = asked, engine.renderer
+        self.traced = asked.logprobs
         self.told = [""] * asked.n  # the content that a stream has told, by choice
         self.head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": asked.model}
 
@@ -164,6 +165,7 @@ class Plain:
         self, asked: CompletionRequest, engine: Engine, prompts: list[Rendered], readings: list[Reading] | None
     ):
         self.asked, self.renderer = asked, engine.renderer
+        self.traced = asked.logprobs is not None
         self.prompts, self.readings = prompts, readings
         self.head = {
             "id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion", "created": int(time.time()),
@@ -240,7 +242,7 @@ async def _answer(
         loop.call_soon_threadsafe(news.set)
 
     tickets = await run_in_threadpool(_submit, served.service, engine, prompts, sampling, n, changed)
-    rows = [Progress(row, engine) for ticket in tickets for row in ticket.request.rows]
+    rows = [Progress(row, engine, made.traced) for ticket in tickets for row in ticket.request.rows]
     if stream:
         events = _events(made, tickets, rows, prompts, news, made.asked.wants_usage)
         return EventStream(events, partial(_cancel, tickets))

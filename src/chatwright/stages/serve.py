@@ -11,6 +11,7 @@ from queue import SimpleQueue
 from types import FrameType
 from typing import ClassVar
 
+import torch
 import uvicorn
 
 from chatwright.data.render import Renderer
@@ -21,6 +22,7 @@ from chatwright.feedback.database import Database
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
 from chatwright.models.load import checkpoint_of, fingerprint, load_model
+from chatwright.models.precision import dtype_of
 from chatwright.serving.app import create_app
 from chatwright.serving.served import Model, Served
 from chatwright.stages.base import Stage
@@ -49,6 +51,8 @@ class Serve(Stage):
         quota: MiB of files that one account may keep.
         temperature: of the chat page's answers.
         max_new_tokens: the longest answer on the chat page.
+        precision: of the model's weights and sums: fp32, bf16, or auto: bf16 on a GPU, and on a CPU whichever a short
+            trial finds faster.
         compare_every: the chat page shows two answers, and asks which is better, to every so many-th question of a
             person; 0 never.
     """
@@ -66,6 +70,7 @@ class Serve(Stage):
     quota: int = 1024
     temperature: float = 0.7
     max_new_tokens: int = 512
+    precision: str = "auto"
     compare_every: int = 10
 
     def run(self, out: Path) -> None:
@@ -83,8 +88,9 @@ class Serve(Stage):
                 f"{self.host}:{self.port}: {error.strerror}; choose another --host or --port"
             ) from error
         database = Database(self.database)
+        dtype = dtype_of(self.precision, best_device(), self.batch_size)
         served = Served(
-            self._opened(),
+            self._opened(dtype),
             database,
             queue=self.queue,
             sampling=sampling,
@@ -92,7 +98,7 @@ class Serve(Stage):
             rate=self.rate,
             quota=self.quota * 2**20,
         )
-        self._follow(served)
+        self._follow(served, dtype)
         url = f"http://{self.host}:{listener.getsockname()[1]}"
         console.print(f"{served.model.name} at {url} (API: {url}/v1)", soft_wrap=True)
         if secret := accounts.first_owner_link(database):
@@ -101,14 +107,14 @@ class Serve(Stage):
             uvicorn.Server(uvicorn.Config(create_app(served), log_level="warning", access_log=False)).run([listener])
         database.close()
 
-    def _opened(self) -> Model:
+    def _opened(self, dtype: torch.dtype) -> Model:
         name = assistant_of(self.model)
         # A link that is pointed elsewhere meanwhile must not give the weights of one and the hash of another.
         folder = checkpoint_of(name).resolve()
-        engine = Engine(load_model(folder).to(best_device()), Renderer.load(folder), self.batch_size)
+        engine = Engine(load_model(folder, dtype).to(best_device()), Renderer.load(folder), self.batch_size)
         return Model(engine, self.alias or Path(name).name, fingerprint(folder))
 
-    def _follow(self, served: Served) -> None:
+    def _follow(self, served: Served, dtype: torch.dtype) -> None:
         """Open the model again on every SIGHUP, as often as that is sent; what cannot be opened changes nothing."""
         wanted: SimpleQueue[int] = SimpleQueue()  # can be written to wherever a signal interrupts the program
         at_terminal = os.isatty(0)
@@ -121,7 +127,7 @@ class Serve(Stage):
         def work() -> None:
             while wanted.get():
                 try:
-                    served.swap(model := self._opened())
+                    served.swap(model := self._opened(dtype))
                     console.print(f"{model.name} is served now, checkpoint {model.checkpoint[:12]}", soft_wrap=True)
                 except (ChatwrightError, OSError, RuntimeError, ValueError) as error:
                     line = " ".join(str(error).split())

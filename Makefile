@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types parity clean
+.PHONY: demo test lint types parity load clean
 
 demo: $(VENV)/installed
 	$(BIN)/chatwright run recipes/demo.yaml
@@ -37,6 +37,11 @@ parity: .venv-parity/installed
 	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' trl==1.16.0
 	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv-parity/trl-1.12 trl==1.12.0
 	touch $@
+
+# 64 people who chat at once, and the throughput beside `transformers serve`; into benchmarks/load.json.
+load: $(VENV)/installed-test
+	$(BIN)/python benchmarks/load.py
+	$(BIN)/python benchmarks/throughput.py
 
 clean:
 	rm -rf $(VENV) .venv-parity

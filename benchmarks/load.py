@@ -17,7 +17,6 @@ import re
 import statistics
 import tempfile
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -167,12 +166,13 @@ class Chatter:
             self._check(there == said, f"conversation {conversation} is another one on the page")
         export = (await self.browser.get("/api/export")).text
         self._only_mine(export)
-        exported = Counter(message["id"] for line in export.splitlines() for message in json.loads(line)["messages"])
+        lines = [json.loads(line) for line in export.strip().split("\n")]
+        exported = {message["id"] for line in lines for message in line["meta"]["messages"]}
         for theirs in others.conversations:
             response = await self.browser.get(f"/api/conversations/{theirs}")
             self._check(response.status_code == 404, "somebody else's conversation is open")
         told = {key for said in self.conversations.values() for key in said}
-        self._check(set(exported) == told, "other messages are in the export")
+        self._check(exported == told, "other messages are in the export")
 
 
 def look_into(database: Database, chatters: list[Chatter], renderer: Renderer) -> list[str]:

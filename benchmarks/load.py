@@ -232,7 +232,7 @@ async def measure(server: Server, count: int, seconds: float) -> tuple[list[Chat
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=300)
-    parser.add_argument("--chats", type=int, default=64, help=f"at most {len(NAMES)}")
+    parser.add_argument("--chats", type=int, default=64, help=f"2 to {len(NAMES)}")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -62,7 +62,9 @@ class Person(httpx.AsyncClient):
     """Somebody with a browser, from an address of their own."""
 
     def __init__(self, url: str, address: str = "127.0.0.1"):
-        transport = httpx.AsyncHTTPTransport(local_address=address)
+        # Shorter than the server keeps an idle connection: it must not be used just as it is closed.
+        limits = httpx.Limits(keepalive_expiry=2)
+        transport = httpx.AsyncHTTPTransport(local_address=address, limits=limits)
         super().__init__(base_url=url, transport=transport, headers={"Origin": url}, timeout=None)
 
     async def join(self, link: str, name: str) -> None:

@@ -26,10 +26,11 @@ def model_inputs(batch: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in batch.items() if key not in ("loss_mask", "packing")}
 
 
-def placed(batch: dict[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:
+def placed(batch: dict[str, Any], model: PreTrainedModel) -> dict[str, Any]:
     """A batch on the model's device, pixels in its dtype."""
+    pixels = {name for name, value in batch.items() if isinstance(value, Tensor) and value.is_floating_point()}
     return {
-        name: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
+        name: value.to(model.device, model.dtype) if name in pixels else value.to(model.device)
         for name, value in batch.items()
     }
 

@@ -37,7 +37,7 @@ class Server:
 @contextmanager
 def chatwright(folder: Path, *options: str) -> Iterator[Server]:
     """`chatwright serve` with a new database, ``chat.db`` in a folder; SIGTERM ends it."""
-    command = [sys.executable, "-m", "chatwright", "serve", "--model", MODEL, "--port", "0"]
+    command = [sys.executable, "-m", "chatwright", "serve", MODEL, "--port", "0"]
     with _running([*command, "--database", str(folder / "chat.db"), *options], folder) as (process, log):
         while not (found := re.search(r"(\S+) at (http://\S+) \(API[^$]*(/join/\S+)", log.read_text())):
             _check(process, log)

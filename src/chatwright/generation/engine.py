@@ -22,6 +22,7 @@ from chatwright.errors import ChatwrightError
 from chatwright.generation.constraint import Constraint
 from chatwright.generation.decoder import Decoder, Request, Row
 from chatwright.generation.sampling import Sampling, stream_of_uniforms
+from chatwright.generation.weights import prepared
 
 CACHE_BYTES = 4 * 2**30
 
@@ -231,7 +232,8 @@ class Engine:
         training = [module for module in self.model.modules() if module.training]
         self.model.eval()
         try:
-            yield Decoder(self.model, self.renderer, self.batch_size, self.cache_bytes)
+            with prepared(self.model, self.batch_size):
+                yield Decoder(self.model, self.renderer, self.batch_size, self.cache_bytes)
         finally:
             for module in training:
                 module.training = True

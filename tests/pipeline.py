@@ -48,9 +48,9 @@ def write_data(folder: Path) -> None:
     captions = [Document((Part.of_image(picture(i)), Part.of_text(LINES[i % 4]))) for i in range(24)]
     save(captions, folder / "captions.parquet")
     talks = [
-        Demonstration((Message.of("user", "What?", *([picture(i)] if i % 3 else [])), Message.of("assistant", LINES[i % 4])))
-        for i in range(24)
-    ]  # fmt: skip
+        Demonstration((Message.of("user", "What?", *pictures), Message.of("assistant", LINES[i % 4])))
+        for i, pictures in enumerate([[picture(i)] if i % 3 else [] for i in range(24)])
+    ]
     save(talks, folder / "demonstrations.parquet")
 
 
@@ -59,27 +59,28 @@ STAGES: dict[str, Callable[[Path], Stage]] = {
     "pretrain": lambda made: Pretrain(
         made / "tokenizer", made / "documents.parquet", 32, 2, 4, 128, 8, 8, training=course(optimizer="muon")
     ),
-    "vision": lambda made: Vision(made / "captions.parquet", [8, 16, 32], 32, 8, 24, training=course()),
+    "vision": lambda made: Vision(made / "captions.parquet", [8, 16, 32], 32, 8, 8, training=course()),
     "align": lambda made: Align(
-        made / "vision", made / "pretrain", made / "captions.parquet", 32, 8, 12, 8, 12,
+        made / "vision", made / "pretrain", made / "captions.parquet", 32, 8, 6, 8, 6,
         contrastive=course(), projector=course(),
     ),
     "sft": lambda made: SFT(
-        str(made / "align"), made / "demonstrations.parquet", 8, 3, 8, eye_rate=0.5, training=course(precision="bf16")
+        str(made / "align"), made / "demonstrations.parquet", 8, 3, 4, eye_rate=0.5, training=course()
     ),
     "lora": lambda made: SFT(
-        str(made / "align"), made / "demonstrations.parquet", 8, 4, 8, adapter=Adapter("lora"), training=course()
+        str(made / "align"), made / "demonstrations.parquet", 8, 4, 3, adapter=Adapter("lora"),
+        training=course(precision="bf16"),
     ),
     "annotate": lambda made: Annotate(
         str(made / "sft"), made / "demonstrations.parquet", responses=4, max_new_tokens=8, heldout=0.3, chunk=2
     ),
     "reward": lambda made: Reward(
         str(made / "sft"), made / "annotate/comparisons.parquet", made / "annotate/comparisons_heldout.parquet",
-        made / "demonstrations.parquet", batch_size=2, epochs=4, training=course(),
+        made / "demonstrations.parquet", batch_size=2, epochs=2, training=course(),
     ),
     "rl": lambda made: RL(
         str(made / "sft"), made / "demonstrations.parquet", str(made / "reward"),
-        pretraining=made / "documents.parquet", pretraining_batch=4, iterations=3, rollouts=8, epochs=2, minibatches=4,
+        pretraining=made / "documents.parquet", pretraining_batch=4, iterations=2, rollouts=8, epochs=2, minibatches=2,
         max_new_tokens=8, training=course(),
     ),
     "dapo": lambda made: RL(
@@ -89,10 +90,10 @@ STAGES: dict[str, Callable[[Path], Stage]] = {
     ),
     "prefer": lambda made: Prefer(
         str(made / "sft"), made / "annotate/comparisons.parquet", made / "annotate/comparisons_heldout.parquet", "kto",
-        batch_size=2, epochs=4, training=course(),
+        batch_size=2, epochs=2, training=course(),
     ),
     "bestofn": lambda made: BestOfN(
-        str(made / "sft"), made / "demonstrations.parquet", str(made / "reward"), n=2, max_new_tokens=24, chunk=2
+        str(made / "sft"), made / "demonstrations.parquet", str(made / "reward"), n=2, max_new_tokens=16, chunk=2
     ),
     "compare": lambda made: Compare(
         {"sft": str(made / "sft"), "rl": str(made / "rl")}, made / "demonstrations.parquet", "sft", SHORTNESS,

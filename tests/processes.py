@@ -33,15 +33,11 @@ def launch(count: int, logs: Path, function: Callable[..., Any], *arguments: Any
         start_method="forkserver",
         logs_specs=DefaultLogsSpecs(str(logs), redirects=Std.ALL),
     )
-    return elastic_launch(config, in_world)(function, *arguments)
-
-
-def in_world(function: Callable[..., Any], *arguments: Any) -> Any:
-    torch.set_num_threads(1)
-    with distributed.world():
-        return function(*arguments)
+    return elastic_launch(config, function)(*arguments)
 
 
 def run(stage: Stage, out: Path) -> bool:
     """A stage in this process, or the share of it that falls to this process."""
-    return execute(stage, out)
+    torch.set_num_threads(1)
+    with distributed.world():
+        return execute(stage, out)

@@ -71,6 +71,11 @@ class Checkpoints:
         copies = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
         self.writing = self.thread.submit(self._write, step, copies, json.dumps(values))
 
+    @property
+    def busy(self) -> bool:
+        """Whether one is still being written."""
+        return self.writing is not None and not self.writing.done()
+
     def wait(self) -> None:
         """Until what is being written is on disk."""
         if self.writing:

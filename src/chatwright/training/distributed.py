@@ -45,6 +45,8 @@ def world() -> Iterator[None]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
     store, number, count = next(dist.rendezvous("env://"))
+    # Workers that are started anew find the same store, and must not find their predecessors' addresses in it.
+    store = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']} of {count}", store)
     dist.init_process_group(backend, timeout=PATIENCE, store=store, rank=number, world_size=count)
     console.quiet = number > 0
     try:

@@ -83,6 +83,8 @@ def fit(objective: Objective, loader: Loader, settings: Training, out: Path, tit
         if distributed.first():
             _forget_after(log, title, step)
         precision = ""
+        # The cast weights of a pass without gradients, kept, would get theirs after FSDP2 has added up the layer's.
+        kept = distributed.size() == 1
         sums: dict[str, list[Tensor]] = defaultdict(list)
         resumed = step
         saved = begun = time.monotonic()
@@ -95,13 +97,13 @@ def fit(objective: Objective, loader: Loader, settings: Training, out: Path, tit
                 read = 0
                 for batch in micro_batches:
                     counts = not batch.pop("repeated", False)
-                    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                    with torch.autocast(device.type, torch.bfloat16, precision == "bf16", kept):
                         loss = spread(batch)
                     (loss.total if counts else 0 * loss.total).backward()
                     if counts:
                         _add(totals, {"loss": (loss.total.detach(), loss.weight), **loss.metrics})
                         read += _count(batch)
-                due = time.monotonic() - saved > max(settings.checkpoint_seconds, 20 * cost)
+                due = time.monotonic() - saved > max(settings.checkpoint_seconds, 20 * cost) and not checkpoints.busy
                 weight, read, stopping, due = _over_processes(float(totals["loss"][1]), read, bool(stop), due)
                 if not weight > 0:
                     raise ChatwrightError(f"{title}: step {step + 1} has nothing to learn from; check the data's masks")

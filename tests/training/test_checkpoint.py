@@ -9,10 +9,6 @@ from chatwright.errors import ChatwrightError
 from chatwright.training.checkpoint import Checkpoints
 
 TENSORS = {"model.weight": torch.ones(4, 3), "step": torch.tensor(3.0), "mask": torch.tensor([True, False])}
-    "model.weight": torch.arange(12.0).view(4, 3),
-    "step": torch.tensor(3.0),
-    "mask": torch.tensor([True, False]),
-}
 
 
 def saved(folder: Path, *steps: int) -> None:

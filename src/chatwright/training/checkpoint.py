@@ -28,6 +28,7 @@ from chatwright.terminal import console
 from chatwright.training.distributed import agreed, first, gathered, rank, size
 
 KEEP = 2
+FILE_BYTES = 256 * 2**20  # in memory while they are written
 
 # Of a world of one, which is meant.
 warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning, "torch.distributed.checkpoint")
@@ -64,12 +65,17 @@ class Checkpoints:
         """Copy a checkpoint and begin to write it, after the one before.
 
         Args:
-            tensors: parts of what is spread over the processes, and the same of everything else in all of them, or
-                under names that only one of them has. values: what JSON can hold; the first process' are written.
+            tensors: parts of what is spread over the processes, and the same of everything else in all of them.
+            values: what JSON can hold; the first process' are written.
         """
         self.wait()
-        copies = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
         self.writing = self.thread.submit(self._write, step, copies, json.dumps(values))
+
+    def finish(self, step: int, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Write the last checkpoint: nothing changes the tensors any more, so that they need no copy."""
+        self.wait()
+        self._write(step, tensors, json.dumps(values))
 
     @property
     def busy(self) -> bool:
@@ -101,7 +107,8 @@ class Checkpoints:
     def _write(self, step: int, tensors: dict[str, Tensor], values: str) -> None:
         final, half = self.folder / f"step-{step:08d}", self.folder / "half"
         try:
-            storage = HuggingFaceStorageWriter(str(half), save_distributed=True)
+            storage = HuggingFaceStorageWriter(str(half), _files(tensors), save_distributed=True)
+            tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
             dcp.save(tensors, storage_writer=storage, process_group=self.group, no_dist=self.group is None)
             hashes = {file.name: digest(file) for file in half.glob(f"shard-{rank() + 1:05d}-*")}
             everyone: list[dict[str, str]] = [hashes] * size()
@@ -136,6 +143,15 @@ class Checkpoints:
         storage = HuggingFaceStorageReader(str(path))
         dcp.load(tensors, storage_reader=storage, process_group=self.group, no_dist=self.group is None)
         return tensors, json.loads((path / "values.json").read_text())
+
+
+def _files(tensors: dict[str, Tensor]) -> dict[str, int]:
+    """The number of the file that each tensor goes to."""
+    found, size = {}, 0
+    for name, tensor in tensors.items():
+        found[name] = 1 + size // FILE_BYTES
+        size += tensor.numel() * tensor.element_size()
+    return found
 
 
 def _damage(path: Path) -> str:

@@ -143,15 +143,13 @@ def fit(objective: Objective, loader: Loader, settings: Training, out: Path, tit
                     sums.clear()
                 if (due and step % settings.log_every == 0) or stopping:
                     start = time.monotonic()
-                    _save(checkpoints, step, tokens, spread.objective, optimizers, loader)
+                    _save(checkpoints, step, tokens, spread.objective, optimizers, loader, last=stopping)
                     saved = time.monotonic()
                     cost = saved - start
                 if stopping:
-                    checkpoints.wait()
                     raise KeyboardInterrupt
         if step > resumed:
-            _save(checkpoints, step, tokens, spread.objective, optimizers, loader)
-        checkpoints.wait()
+            _save(checkpoints, step, tokens, spread.objective, optimizers, loader, last=True)
     spread.finish()
 
 
@@ -218,14 +216,15 @@ def _save(
     objective: Objective,
     optimizers: list[torch.optim.Optimizer],
     loader: Loader,
+    last: bool = False,
 ) -> None:
     where = loader.state_dict()
     tensors = {f"model.{name}": tensor for name, tensor in _trained(objective).items()}
     tensors |= checkpoint.optimizer_tensors(optimizers)
     tensors |= {f"loader.{name}": value for name, value in where.items() if isinstance(value, Tensor)}
-    tensors[f"random.{distributed.rank()}"] = torch.get_rng_state()
+    tensors["random"] = torch.stack(distributed.gathered(torch.get_rng_state()))
     values = {"loader": {k: v for k, v in where.items() if not isinstance(v, Tensor)}, "tokens": tokens}
-    checkpoints.save(step, tensors, values | {"processes": distributed.size()})
+    (checkpoints.finish if last else checkpoints.save)(step, tensors, values)
 
 
 def _resume(
@@ -242,7 +241,7 @@ def _resume(
     checkpoint.restore_optimizers(optimizers, tensors)
     parts = {k.removeprefix("loader."): v for k, v in tensors.items() if k.startswith("loader.")}
     loader.load_state_dict({**values["loader"], **parts})
-    torch.set_rng_state(tensors[f"random.{distributed.rank() % values['processes']}"])
+    torch.set_rng_state(tensors["random"][distributed.rank() % len(tensors["random"])])
     return step, int(values["tokens"])
 
 

@@ -241,7 +241,8 @@ def _resume(
     checkpoint.restore_optimizers(optimizers, tensors)
     parts = {k.removeprefix("loader."): v for k, v in tensors.items() if k.startswith("loader.")}
     loader.load_state_dict({**values["loader"], **parts})
-    torch.set_rng_state(tensors["random"][distributed.rank() % len(tensors["random"])])
+    random = tensors["random"]
+    torch.set_rng_state(random[distributed.rank() % len(random)].clone())
     return step, int(values["tokens"])
 
 
@@ -256,11 +257,14 @@ def _forget_after(log: Path, title: str, step: int) -> None:
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """Let SIGINT and SIGTERM ask for a stop after the step; a second one stops at once."""
+    """Let SIGINT and SIGTERM ask for a stop after the step; a second one stops at once.
+
+    Not so in a world of several: its processes get Ctrl-C from the terminal and again from `torchrun`.
+    """
     asked: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if asked:
+        if asked and distributed.size() == 1:
             raise KeyboardInterrupt
         asked.append(number)
 

@@ -89,7 +89,7 @@ STAGES: dict[str, Callable[[Path], Stage]] = {
         adapter=Adapter("lora", dropout=0.0), training=course(),
     ),
     "prefer": lambda made: Prefer(
-        str(made / "sft"), made / "annotate/comparisons.parquet", made / "annotate/comparisons_heldout.parquet", "kto",
+        str(made / "sft"), made / "annotate/comparisons.parquet", made / "annotate/comparisons_heldout.parquet", "dpo",
         batch_size=2, epochs=2, training=course(),
     ),
     "bestofn": lambda made: BestOfN(

@@ -62,12 +62,11 @@ def test_what_is_copied_is_what_is_saved(tmp_path):
 
 def test_a_full_disk_ends_the_run_with_a_remedy(tmp_path):
     saved(tmp_path, 1)
-    (name,) = (path.name for path in (tmp_path / "step-00000001").glob("*.safetensors"))
-    # The device that is always full stands where the file is to be written.
+    # The device that is always full stands where an unfinished file is to be written.
     (tmp_path / "half").mkdir()
-    (tmp_path / "half" / name).symlink_to("/dev/full")
+    (tmp_path / "half" / ".values.json.part").symlink_to("/dev/full")
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(2, TENSORS, {})
-        with pytest.raises(ChatwrightError, match="the disk is full; free some space"):
+        with pytest.raises(ChatwrightError, match="No space left on device.*; free some space"):
             checkpoints.wait()
     assert loaded(tmp_path)[0] == 1

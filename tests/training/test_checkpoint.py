@@ -67,6 +67,6 @@ def test_a_full_disk_ends_the_run_with_a_remedy(tmp_path):
     (tmp_path / "half" / ".values.json.part").symlink_to("/dev/full")
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(2, TENSORS, {})
-        with pytest.raises(ChatwrightError, match="No space left on device.*; free some space"):
+        with pytest.raises(ChatwrightError, match=r"No space left on device.*; free some space"):
             checkpoints.wait()
     assert loaded(tmp_path)[0] == 1

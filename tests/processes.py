@@ -1,6 +1,7 @@
 """Processes that start at once: children of one that has imported everything and has run no thread yet."""
 
 import multiprocessing
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,12 @@ def launch(count: int, logs: Path, function: Callable[..., Any], *arguments: Any
         start_method="forkserver",
         logs_specs=DefaultLogsSpecs(str(logs), redirects=Std.ALL),
     )
-    return elastic_launch(config, function)(*arguments)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return elastic_launch(config, function)(*arguments)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def run(stage: Stage, out: Path) -> bool:

@@ -94,7 +94,7 @@ STAGES: dict[str, Callable[[Path], Stage]] = {
         batch_size=2, epochs=2, training=course(),
     ),
     "bestofn": lambda made: BestOfN(
-        str(made / "sft"), made / "demonstrations.parquet", str(made / "reward"), n=2, max_new_tokens=16, chunk=2
+        str(made / "sft"), made / "demonstrations.parquet", str(made / "reward"), n=4, max_new_tokens=32, chunk=4
     ),
     "compare": lambda made: Compare(
         {"sft": str(made / "sft"), "rl": str(made / "rl")}, made / "demonstrations.parquet", "sft", SHORTNESS,

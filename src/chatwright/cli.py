@@ -14,6 +14,8 @@ from chatwright import memory, recipe
 from chatwright.errors import ChatwrightError
 from chatwright.stages import STAGES
 from chatwright.stages.base import execute
+from chatwright.terminal import console
+from chatwright.training import distributed
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,14 +28,15 @@ def main(arguments: list[str] | None = None) -> int:
     while "subcommand" in chosen:
         command, chosen = f"{command} {chosen.subcommand}", chosen[chosen.subcommand]
     try:
-        if command == "run":
-            recipe.run(Path(chosen.recipe), chosen.out)
-            return 0
-        settings = vars(parser.instantiate(options)[command.replace(" ", ".")])
-        out = settings.pop("out", Path())
-        settings.pop("config", None)
-        if not execute(STAGES[command](**settings), out):
-            print(f"{out}: finished before; nothing to do")
+        with distributed.world():
+            if command == "run":
+                recipe.run(Path(chosen.recipe), chosen.out)
+                return 0
+            settings = vars(parser.instantiate(options)[command.replace(" ", ".")])
+            out = settings.pop("out", Path())
+            settings.pop("config", None)
+            if not execute(STAGES[command](**settings), out):
+                console.print(f"{out}: finished before; nothing to do", soft_wrap=True)
     except ChatwrightError as error:
         print(f"chatwright: {error}", file=sys.stderr)
         return 1

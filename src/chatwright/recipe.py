@@ -11,6 +11,7 @@ A stage's name is the command it runs unless ``stage`` says so; its artifact is 
 
 import re
 import sys
+from contextlib import nullcontext
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from chatwright.files import locked
 from chatwright.stages import STAGES
 from chatwright.stages.base import Stage, execute
 from chatwright.terminal import console
+from chatwright.training import distributed
 from chatwright.training.progress import Bar
 
 
@@ -40,7 +42,7 @@ def run(path: Path, out: Path | None = None) -> None:
         ChatwrightError: the recipe cannot be read, names an unknown stage or field, or a stage fails.
     """
     folder, stages = read(path, out)
-    with locked(folder):
+    with locked(folder) if distributed.first() else nullcontext():
         for number, (name, stage) in enumerate(stages.items(), start=1):
             Bar.place = f"stage {number} of {len(stages)} · "
             if not execute(stage, folder / name):

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from tests.stages.test_feedback_stages import assert_resumes
 
 from chatwright.data.records import Demonstration, Message, Prompt, answered
 from chatwright.data.render import Renderer
@@ -110,10 +109,6 @@ def test_kl_is_that_of_the_distributions(checkpoint, other, prompts, shortness, 
     spread = float((p.exp() * (p - q - exact) ** 2)[said].sum() ** 0.5)
     assert exact > 0.01
     assert Findings.load(tmp_path / "out").numbers["other"]["kl"] == pytest.approx(exact, abs=4 * spread / 20)
-
-
-def test_compare_goes_on_where_it_was(checkpoint, other, prompts, shortness, tmp_path, monkeypatch):
-    assert_resumes(compare({"sft": checkpoint, "other": other}, prompts, shortness), tmp_path, monkeypatch, after=4)
 
 
 def test_compare_says_what_is_missing(checkpoint, prompts, shortness, tmp_path):

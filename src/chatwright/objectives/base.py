@@ -1,5 +1,7 @@
 """What every way of learning has in common: a loss that is a sum, and the weight it has to be divided by."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +25,13 @@ class Loss(NamedTuple):
 
 
 class Objective(nn.Module):
-    """A method of the literature: it owns its modules, says its loss, and saves what it made."""
+    """A method of the literature: it owns its modules, says its loss, and saves what it made.
+
+    whole: within it the modules have their weights. While the loop trains in several processes (`Spread`) they have
+    none otherwise, and whoever lets them answer or judge between two steps needs it.
+    """
+
+    whole: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def loss(self, batch: dict[str, Any]) -> Loss:
         """The summed loss of one micro-batch, as `chatwright.data.render.Renderer.collate` or the stage made it."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import ResNetModel
@@ -20,6 +20,7 @@ from chatwright.objectives.crossmodal.filip import FILIP, speak_as_loud
 from chatwright.objectives.crossmodal.region import RegionFILIP
 from chatwright.objectives.language.causal import CausalLanguageModel
 from chatwright.stages.base import Stage
+from chatwright.training import distributed
 from chatwright.training.loop import Training, fit
 
 
@@ -44,6 +45,8 @@ class Align(Stage):
         contrastive: settings of the loop for contrastive learning.
         projector: settings of the loop for the projector.
     """
+
+    together: ClassVar[bool] = True
 
     eye: Path
     language: Path
@@ -77,6 +80,8 @@ class Align(Stage):
         )
         objective = CausalLanguageModel(model, renderer)
         fit(objective, loader, self.projector, out, "projector")
+        if not distributed.first():
+            return
         restore_eye(model)
         objective.save(out / "model")
 
@@ -104,6 +109,8 @@ class Align(Stage):
             return batch
 
         objective = (RegionFILIP if all(placed) else FILIP)(model, renderer)
-        loader = Batches(range(len(rows)), collate, self.contrastive_batch, self.contrastive_steps, self.seed)
+        # Every process computes all of a step: its captions are each other's negatives.
+        size, steps = self.contrastive_batch, self.contrastive_steps
+        loader = Batches(range(len(rows)), collate, size, steps, self.seed, size)
         fit(objective, loader, self.contrastive, out, "contrastive")
         speak_as_loud(model.eval(), collate(list(range(min(256, len(rows)))))["pixel_values"])

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from chatwright.generation.sampling import Sampling
 from chatwright.models.load import checkpoint_of, load_model
 from chatwright.stages.base import Stage
 from chatwright.stages.chunks import Worker, in_chunks
+from chatwright.training import distributed
 from chatwright.training.loop import best_device
 
 AGAIN = 1.5  # how much hotter the second draw is, for prompts whose first gave the same answer more than once
@@ -58,6 +59,8 @@ class Annotate(Stage):
         seed: of the choice, the sampling and the annotators.
     """
 
+    together: ClassVar[bool] = True
+
     model: str
     prompts: Path
     judge: str | list[str] = ""
@@ -83,6 +86,8 @@ class Annotate(Stage):
         order = [int(i) for i in np.random.default_rng(self.seed).permutation(len(prompts))]
         order = order[: self.limit] if self.limit else order
         answers = self._sample(prompts, order, out / "state")
+        if not distributed.first():
+            return
         chosen = [
             Answered(prompts[index], **answer)
             for index, answer in zip(order, answers, strict=True)

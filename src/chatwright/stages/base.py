@@ -21,6 +21,7 @@ import yaml
 from chatwright.errors import ChatwrightError
 from chatwright.files import digest, locked, write
 from chatwright.terminal import console
+from chatwright.training import distributed
 
 
 @dataclass
@@ -28,9 +29,13 @@ class Stage:
     """Settings of a stage; the fields are the command's flags and the recipe's keys."""
 
     artifact: ClassVar[bool] = True  # False: a command such as chat that leaves no folder
+    together: ClassVar[bool] = False  # whether several processes share the work; if not, the first does it alone
 
     def run(self, out: Path) -> None:
-        """Do the work, writing into ``out``; called again after an interruption, go on from ``out/state``."""
+        """Do the work, writing into ``out``; called again after an interruption, go on from ``out/state``.
+
+        Of several processes that work together only the first writes, but for what they keep in ``out/state``.
+        """
         raise NotImplementedError
 
     @classmethod
@@ -50,7 +55,7 @@ def execute(stage: Stage, out: Path) -> bool:
     """Run ``stage`` into ``out`` unless it is finished there with the same settings and inputs.
 
     A run that was cut off goes on where it was. A finished or started run with other settings or inputs is moved to
-    ``<out>.previous`` and made anew.
+    ``<out>.previous`` and made anew. Every process of a world has to call it.
 
     Returns:
         True if something was done, False if everything was there already.
@@ -58,6 +63,8 @@ def execute(stage: Stage, out: Path) -> bool:
     Raises:
         ChatwrightError: another process works in ``out``, or what the stage raises.
     """
+    if not distributed.first():
+        return _assist(stage, out)
     if not stage.artifact:
         stage.run(out)
         return True
@@ -68,11 +75,12 @@ def execute(stage: Stage, out: Path) -> bool:
         if before.exists() and before.read_text() != text:
             _set_aside(out)
         if (out / "DONE").exists() and (out / "settings.yaml").exists():
-            return False
+            return distributed.agreed(False)
         (out / "state").mkdir(parents=True, exist_ok=True)
         write(before, text)
         clock = out / "state" / "seconds"
         spent, begun = float(clock.read_text()) if clock.exists() else 0.0, time.monotonic()
+        distributed.agreed(True)
         try:
             stage.run(out)
         finally:
@@ -82,6 +90,17 @@ def execute(stage: Stage, out: Path) -> bool:
         shutil.rmtree(out / "state")
         files = {str(path.relative_to(out)): digest(path) for path in sorted(out.rglob("*")) if path.is_file()}
         write(out / "DONE", json.dumps({"seconds": round(seconds, 3), "files": files}, indent=1))
+    distributed.barrier()
+    return True
+
+
+def _assist(stage: Stage, out: Path) -> bool:
+    """`execute` in a process that is not the first: a share of the work, once the first has made the folder ready."""
+    if not stage.artifact or not distributed.agreed(False):
+        return False
+    if stage.together:
+        stage.run(out)
+    distributed.barrier()
     return True
 
 

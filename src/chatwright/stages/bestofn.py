@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from chatwright.models.load import checkpoint_of, load_model
 from chatwright.objectives.feedback.mathematics import best_of_k, best_of_k_kl, best_of_n_kl
 from chatwright.stages.base import Stage
 from chatwright.stages.chunks import Worker, in_chunks
+from chatwright.training import distributed
 from chatwright.training.loop import best_device
 
 
@@ -49,6 +50,8 @@ class BestOfN(Stage):
         seed: of the choice and the sampling.
     """
 
+    together: ClassVar[bool] = True
+
     model: str
     prompts: Path
     reward: str | list[str] = ""
@@ -72,6 +75,8 @@ class BestOfN(Stage):
         order = [int(i) for i in np.random.default_rng(self.seed).permutation(len(prompts))]
         order = order[: self.limit] if self.limit else order
         answers = self._answers(prompts, order, out / "state")
+        if not distributed.first():
+            return
         scores, logprobs, gold = (
             torch.tensor([answer[name] for answer in answers], dtype=torch.float64)
             for name in ("scores", "logprobs", "gold")

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from chatwright.models.load import checkpoint_of, load_model
 from chatwright.models.outputs import token_logprobs
 from chatwright.stages.base import Stage
 from chatwright.stages.chunks import Worker, in_chunks
+from chatwright.training import distributed
 from chatwright.training.loop import best_device, to_device
 
 EXAMPLES = 6  # prompts whose answers are shown: the first that all arms answered
@@ -54,6 +55,8 @@ class Compare(Stage):
         seed: of the choice and the sampling.
     """
 
+    together: ClassVar[bool] = True
+
     arms: dict[str, str]
     prompts: Path
     baseline: str
@@ -77,6 +80,8 @@ class Compare(Stage):
         for arm, answers in found.items():
             if not answers.keys() & found[self.baseline].keys():
                 raise ChatwrightError(f"{self.arms[arm]}: answers none of the prompts that the baseline answers")
+        if not distributed.first():
+            return
         lines = [{"row": row, "arm": arm, **one} for arm, answers in found.items() for row, one in answers.items()]
         write(out / "answers.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         shown = [row for row in order if all(row in answers for answers in found.values())][:EXAMPLES]

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from chatwright.data.batches import share_of
 from chatwright.data.records import Prompt
 from chatwright.data.render import Rendered
 from chatwright.feedback.environments import Environment
@@ -22,6 +23,7 @@ from chatwright.objectives.feedback.policy_gradient import PolicyGradient
 from chatwright.objectives.feedback.ppo import PPO
 from chatwright.objectives.feedback.rollouts import Rollouts, gather
 from chatwright.terminal import console
+from chatwright.training import distributed
 from chatwright.training.loop import best_device, to_device
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ METRICS = (
     "score", "reward", "reward_model", "verifier", "gold", "kl", "kl_k3", "length", "unfinished", "turns",
     "equal_scores", "explained_variance",
 )  # fmt: skip
+T = TypeVar("T")
 RESAMPLES = 3  # times that other prompts are tried where all responses are worth the same
 
 
@@ -39,6 +42,9 @@ class Experience:
 
     The prompts, the sampling and the order of minibatches follow from the seed and the number of the round alone; the
     rollouts of the round under way are part of the state, so a resumed run goes on with the very same.
+
+    Several processes divide the prompts of a round among themselves. Then all know all rollouts: what is computed over
+    the whole round (advantages, their whitening) each computes for itself.
 
     Args:
         judges: the reward model, the verifier and the gold, each None where there is none.
@@ -72,7 +78,7 @@ class Experience:
         absent |= set() if objective.has_critic else {"explained_variance"}
         absent |= set() if environment else {"turns"}
         self.reported = ["" if name in absent else name for name in METRICS]
-        self.step = 0
+        self.step, self.rank, self.processes = 0, 0, 1
         self.best_gold = torch.tensor(-torch.inf)
         self.rounds_since = 0
 
@@ -83,13 +89,18 @@ class Experience:
         while self.step < len(self):
             number, place = divmod(self.step, self.per_round)
             if place == 0:
-                self._explore(number)
+                with self.objective.whole():
+                    self._explore(number)
                 if self._hacking():
                     console.print(f"rl: ended after {number} rounds: gold has not risen for {self.rounds_since} rounds")
                     return
             step = self._minibatch(number, place)
             self.step += 1
             yield step
+
+    def share(self, rank: int, size: int) -> None:
+        """Answer, and yield from now on, only what falls to process ``rank`` of ``size``."""
+        self.rank, self.processes = rank, size
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -126,10 +137,13 @@ class Experience:
                     len(self.prompts), size=len(rows) // group
                 )
                 buffer.prompts[rows] = torch.from_numpy(others).repeat_interleave(group)
-            said = self._answer(rows, number, attempt)
-            unfinished[rows] = torch.tensor([float(not one.finished) for one in said])
-            turns[rows] = torch.tensor([sum(turn.role == "assistant" for turn in one.turns) for one in said]).float()
-            parts[:, rows] = self._score(rows, [one.text for one in said])
+            mine = self._share_of(rows)
+            said = self._answer(mine, number, attempt)
+            unfinished[mine] = torch.tensor([float(not one.finished) for one in said])
+            turns[mine] = torch.tensor([float(sum(turn.role == "assistant" for turn in one.turns)) for one in said])
+            parts[:, mine] = self._score(mine, [one.text for one in said])
+            for known in (unfinished, turns, parts.T, *buffer.said()):
+                _exchange(known, rows, mine)
             scores = parts[0] + parts[1] - penalty * unfinished
             equal = (scores.view(-1, group).amax(1) == scores.view(-1, group).amin(1)).repeat_interleave(group)
             rows = equal.nonzero().squeeze(1)
@@ -146,6 +160,13 @@ class Experience:
             equal.float() * (group > 1), explained.expand_as(total),
         )  # fmt: skip
         buffer.metrics[:] = torch.stack(reported, 1)
+
+    def _share_of(self, rows: Tensor) -> Tensor:
+        """Those of the buffer's ``rows`` that this process answers: all to the same prompt, which differ only by their
+        number among them, are answered by one."""
+        names = [self.prompts[int(i)][1].digest for i in self.buffer.prompts[rows]]
+        turn = {name: place for place, name in enumerate(dict.fromkeys(names))}
+        return rows[[turn[name] % self.processes == self.rank for name in names]]
 
     def _answer(self, rows: Tensor, number: int, attempt: int) -> list[Conversation]:
         """Let the policy answer the prompts of the buffer's ``rows``."""
@@ -177,7 +198,9 @@ class Experience:
     def _look_back(self) -> None:
         """Fill in what the reference and, where there is one, the critic say of every token that the policy said."""
         rows = [self._row(i) for i in range(len(self.buffer.tokens))]
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        everything = torch.arange(len(rows))
+        mine = self._share_of(everything)
+        order = sorted(mine.tolist(), key=lambda i: len(rows[i]))
         size = self.settings.micro_batch or 64
         for chosen in (order[i : i + size] for i in range(0, len(order), size)):
             batch = self.renderer.collate([rows[i] for i in chosen])
@@ -188,6 +211,8 @@ class Experience:
             if isinstance(self.objective, PPO):
                 values = self.objective.critic.values(inputs)
                 self.buffer.values[chosen] = gather(values.cpu(), batch["loss_mask"], said)
+        for known in (self.buffer.reference, self.buffer.values):
+            _exchange(known, everything, mine)
 
     def _row(self, i: int) -> Rendered:
         buffer, length = self.buffer, self.buffer.lengths[i]
@@ -202,11 +227,11 @@ class Experience:
         asked = np.split(order, settings.minibatches)[part].tolist()
         asked.sort(key=lambda i: max(len(self._row(row)) for row in range(i * group, (i + 1) * group)))
         rows = [row for i in asked for row in range(i * group, (i + 1) * group)]
-        size = settings.micro_batch or len(rows)
+        size = settings.micro_batch or -(-len(asked) // self.processes) * group
         step = []
-        for chosen in (rows[i : i + size] for i in range(0, len(rows), size)):
+        for chosen, marks in self._shares(rows, size):
             batch = self.renderer.collate([self._row(i) for i in chosen])
-            step.append(self.buffer.attach(batch, chosen, self.reported, fresh=place == 0))
+            step.append(self.buffer.attach(batch, chosen, self.reported, fresh=place == 0) | marks)
         return step + self._mix(float(self.objective.weight(self.buffer.mask[rows])))
 
     def _mix(self, weight: float) -> list[dict[str, Any]]:
@@ -216,9 +241,22 @@ class Experience:
         count = self.settings.pretraining_batch
         rows = [self.texts[(self.step * count + i) % len(self.texts)] for i in range(count)]
         scale = torch.tensor(weight / sum(sum(row.loss_mask[1:]) for row in rows))
-        size = self.settings.micro_batch or count
-        parts = (rows[i : i + size] for i in range(0, count, size))
-        return [{**self.renderer.collate(part), "pretraining.scale": scale} for part in parts]
+        size = self.settings.micro_batch or -(-count // self.processes)
+        return [
+            {**self.renderer.collate(part), "pretraining.scale": scale, **marks}
+            for part, marks in self._shares(rows, size)
+        ]
+
+    def _shares(self, rows: Sequence[T], size: int) -> list[tuple[Sequence[T], dict[str, bool]]]:
+        """The micro-batches of ``size`` that fall to this process."""
+        return share_of([rows[i : i + size] for i in range(0, len(rows), size)], self.rank, self.processes)
+
+
+def _exchange(known: Tensor, rows: Tensor, mine: Tensor) -> None:
+    """Fill in ``rows`` of what is known about all, of which this process has found out those that are ``mine``."""
+    found = torch.zeros_like(known, dtype=torch.float64)
+    found[mine] = known[mine].double()
+    known[rows] = distributed.total(found)[rows].to(known.dtype)
 
 
 def _seed(*numbers: int) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from chatwright.models.load import checkpoint_of, load_model
 from chatwright.objectives.feedback.methods import OFFLINE, check, make
 from chatwright.objectives.feedback.preference import Preference, response_logprobs
 from chatwright.stages.base import Stage
+from chatwright.training import distributed
 from chatwright.training.loop import Training, best_device, fit, to_device
 
 
@@ -49,6 +50,8 @@ class Prefer(Stage):
         adapter: learn that alone instead of the whole model; saved for `peft` in ``adapter/``, and in ``model/``.
         training: settings of the loop.
     """
+
+    together: ClassVar[bool] = True
 
     model: str
     comparisons: Path
@@ -88,6 +91,8 @@ class Prefer(Stage):
             list(map(longest, taught)),
         )
         fit(objective, loader, self.training, out, "prefer")
+        if not distributed.first():
+            return
         if tested:
             write(out / "scores.json", json.dumps(self._test(objective, tested), indent=1))
         restore_eye(policy)

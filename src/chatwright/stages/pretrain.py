@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -12,6 +13,7 @@ from chatwright.data.store import load
 from chatwright.models import build
 from chatwright.objectives.language.causal import CausalLanguageModel
 from chatwright.stages.base import Stage
+from chatwright.training import distributed
 from chatwright.training.loop import Training, fit
 
 
@@ -32,6 +34,8 @@ class Pretrain(Stage):
         seed: of the first weights and the order.
         training: settings of the loop.
     """
+
+    together: ClassVar[bool] = True
 
     tokenizer: Path
     documents: Path
@@ -54,4 +58,6 @@ class Pretrain(Stage):
         loader = Batches(rows, renderer.collate, self.batch_size, steps, self.seed, self.micro_batch, lengths_of(rows))
         objective = CausalLanguageModel(model, renderer)
         fit(objective, loader, self.training, out, "pretrain")
+        if not distributed.first():
+            return
         objective.save(out / "model")

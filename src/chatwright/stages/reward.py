@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ from chatwright.objectives.feedback.mathematics import bradley_terry
 from chatwright.objectives.feedback.methods import REWARD, check, make
 from chatwright.objectives.feedback.process import Process
 from chatwright.stages.base import Stage
+from chatwright.training import distributed
 from chatwright.training.loop import Training, best_device, fit, to_device
 
 
@@ -67,6 +68,8 @@ class Reward(Stage):
         seed: of the head and of the order.
         training: settings of the loop.
     """
+
+    together: ClassVar[bool] = True
 
     model: str
     comparisons: Path
@@ -109,6 +112,8 @@ class Reward(Stage):
             taught, lambda groups: batch_of(renderer, groups), size, passes, self.seed, self.micro_batch, lengths
         )
         fit(objective, loader, self.training, out, "reward")
+        if not distributed.first():
+            return
         if isinstance(objective, Process):
             scores, answers = self._test_steps(objective, tested)
         else:

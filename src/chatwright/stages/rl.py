@@ -4,7 +4,7 @@ import copy
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from chatwright.models.load import checkpoint_of, load_model
 from chatwright.objectives.feedback.methods import ONLINE, check, make
 from chatwright.stages.base import Stage
 from chatwright.stages.experience import RESAMPLES, Experience
+from chatwright.training import distributed
 from chatwright.training.loop import Training, fit
 
 
@@ -72,6 +73,8 @@ class RL(Stage):
         adapter: learn that alone instead of the whole model; saved for `peft` in ``adapter/``, and in ``model/``.
         training: settings of the loop. In any precision but fp32 the fresh ratio is one only up to rounding.
     """
+
+    together: ClassVar[bool] = True
 
     model: str
     prompts: Path
@@ -139,6 +142,8 @@ class RL(Stage):
         as_begun = adapted.disabled if adapted else nullcontext
         loader = Experience(self, objective, reference, judges, asked, rows[len(prompts) :], as_begun, environment)
         fit(objective, loader, self.training, out, "rl")
+        if not distributed.first():
+            return
         restore_eye(policy)
         if adapted:
             adapted.finish(out / "adapter")

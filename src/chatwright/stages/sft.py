@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -16,6 +17,7 @@ from chatwright.models.load import checkpoint_of, load_model
 from chatwright.objectives.language.causal import CausalLanguageModel
 from chatwright.stages.base import Stage
 from chatwright.terminal import console
+from chatwright.training import distributed
 from chatwright.training.loop import Training, fit
 
 
@@ -37,6 +39,8 @@ class SFT(Stage):
         adapter: learn that alone instead of the whole model; saved for `peft` in ``adapter/``, and in ``model/``.
         training: settings of the loop.
     """
+
+    together: ClassVar[bool] = True
 
     model: str
     demonstrations: Path
@@ -80,6 +84,8 @@ class SFT(Stage):
         loader = Batches(kept, renderer.collate, self.batch_size, steps, self.seed, self.micro_batch, lengths)
         objective = CausalLanguageModel(model, renderer, self.eye_rate)
         fit(objective, loader, self.training, out, "sft")
+        if not distributed.first():
+            return
         restore_eye(model)
         if adapted:
             adapted.finish(out / "adapter")

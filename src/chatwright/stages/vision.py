@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -13,6 +13,7 @@ from chatwright.data.store import load
 from chatwright.models import build
 from chatwright.objectives.vision.exemplar import Exemplar
 from chatwright.stages.base import Stage
+from chatwright.training import distributed
 from chatwright.training.loop import Training, fit
 
 TILES = 2  # views in a row and in a column of a mosaic
@@ -32,6 +33,8 @@ class Vision(Stage):
         training: settings of the loop.
     """
 
+    together: ClassVar[bool] = True
+
     drawings: Path
     widths: list[int] = field(default_factory=lambda: [32, 64, 128])
     pixels: int = 32
@@ -50,5 +53,9 @@ class Vision(Stage):
         eye = build.eye(self.widths).to(memory_format=torch.channels_last)
         objective = Exemplar(eye, len(pictures), TILES)
         size = min(self.batch_size, len(pictures)) // TILES**2 * TILES**2
-        fit(objective, Batches(range(len(pictures)), views, size, self.steps, self.seed), self.training, out, "vision")
+        # Every process computes all of a step: batch statistics are of all its views.
+        loader = Batches(range(len(pictures)), views, size, self.steps, self.seed, size)
+        fit(objective, loader, self.training, out, "vision")
+        if not distributed.first():
+            return
         objective.save(out / "model")

@@ -14,14 +14,15 @@ from types import FrameType
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from chatwright.data.packing import Packing
 from chatwright.errors import ChatwrightError
 from chatwright.files import write
 from chatwright.objectives.base import Objective
-from chatwright.training import checkpoint
+from chatwright.training import checkpoint, distributed
+from chatwright.training.checkpoint import Checkpoints
+from chatwright.training.distributed import Spread
 from chatwright.training.optimizer import make_optimizers, schedule
 from chatwright.training.progress import Bar
 
@@ -48,10 +49,15 @@ class Training:
 
 
 class Loader(Protocol):
-    """Yields the micro-batches of one optimiser step after another and can say, and be told, where it is."""
+    """Yields the micro-batches of one optimiser step after another and can say, and be told, where it is.
+
+    After `share` it yields what falls to one of several processes: to each as many micro-batches, of the same kinds in
+    the same order, since all take part in the computation of every one (`chatwright.data.batches.share_of`).
+    """
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[list[dict[str, Any]]]: ...
+    def share(self, rank: int, size: int) -> None: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
@@ -66,74 +72,85 @@ def fit(objective: Objective, loader: Loader, settings: Training, out: Path, tit
         ChatwrightError: the loss is not finite, or a step has nothing to learn from.
     """
     device = best_device()
-    objective.to(device).train()
-    optimizers = make_optimizers(objective, settings.optimizer, settings.learning_rate, settings.weight_decay)
+    objective.train()
+    spread = Spread(objective, device)
+    optimizers = make_optimizers(spread.objective, settings.optimizer, settings.learning_rate, settings.weight_decay)
     parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
-    state, log = out / "state" / title, out / "metrics.jsonl"
-    step, tokens = _resume(state, objective, optimizers, loader)
-    _forget_after(log, title, step)
-    if step >= len(loader):
-        return
-    precision = ""
-    sums: dict[str, list[Tensor]] = defaultdict(list)
-    saved = begun = time.monotonic()
-    cost, since = 0.0, 0
-    with Bar(title, len(loader), start=step) as bar, _stop_signals() as stop, log.open("a") as metrics:
-        for micro_batches in loader:
-            micro_batches = [to_device(batch, device) for batch in micro_batches]
-            precision = precision or _choose_precision(settings.precision, state, objective, micro_batches[0])
-            totals: dict[str, tuple[Tensor, Tensor]] = {}
-            for batch in micro_batches:
-                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                    loss = objective.loss(batch)
-                loss.total.backward()
-                _add(totals, {"loss": (loss.total.detach(), loss.weight), **loss.metrics})
-                since += _count(batch)
-            _sum_over_processes(parameters, totals)
-            weight = totals["loss"][1]
-            if not weight > 0:
-                raise ChatwrightError(f"{title}: step {step + 1} has nothing to learn from; check the data's masks")
-            for parameter in parameters:
-                if parameter.grad is not None:
-                    parameter.grad.div_(weight)
-            norm = nn.utils.clip_grad_norm_(parameters, settings.clip, foreach=True)
-            rate = settings.learning_rate * schedule(step, len(loader), settings.warmup, settings.decay)
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * group["factor"]
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-            step += 1
-            for name, (total, count) in totals.items():
-                sums[name].append(torch.stack([total.float(), count.float()]))
-            if step % settings.log_every == 0 or step == len(loader):
-                tokens += since
-                means = {name: _mean(parts) for name, parts in sums.items()}
-                if not math.isfinite(means["loss"]):
-                    raise ChatwrightError(f"{title}: the loss is {means['loss']} at step {step}; lower learning_rate")
-                line = {"stage": title, "step": step, **means, "norm": float(norm), "lr": rate, "tokens": tokens}
-                metrics.write(
-                    json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in line.items()}) + "\n"
-                )
-                metrics.flush()
-                now = time.monotonic()
-                bar.advance(
-                    step - bar.done,
-                    loss=means["loss"],
-                    tokens_per_second=since / max(1e-9, now - begun),
-                    **_shown(means),
-                )
-                begun, since = now, 0
-                sums.clear()
-            due = time.monotonic() - saved > max(settings.checkpoint_seconds, 20 * cost)
-            if (due and step % settings.log_every == 0) or stop:
-                start = time.monotonic()
-                _save(state, step, tokens + since, objective, optimizers, loader)
-                saved = time.monotonic()
-                cost = saved - start
-            if stop:
-                raise KeyboardInterrupt
-        _save(state, step, tokens, objective, optimizers, loader)
+    state, log = out / "state" / title, out / "metrics.jsonl" if distributed.first() else Path(os.devnull)
+    loader.share(distributed.rank(), distributed.size())
+    with Checkpoints(state) as checkpoints:
+        step, tokens = _resume(checkpoints, spread.objective, optimizers, loader)
+        if distributed.first():
+            _forget_after(log, title, step)
+        precision = ""
+        # The cast weights of a pass without gradients, kept, would get theirs after FSDP2 has added up the layer's.
+        kept = distributed.size() == 1
+        sums: dict[str, list[Tensor]] = defaultdict(list)
+        resumed = step
+        saved = begun = time.monotonic()
+        cost, since = 0.0, 0
+        with Bar(title, len(loader), start=step) as bar, _stop_signals() as stop, log.open("a") as metrics:
+            for micro_batches in loader:
+                micro_batches = [to_device(batch, device) for batch in micro_batches]
+                precision = precision or _choose_precision(settings.precision, state, spread, micro_batches[0])
+                totals = {"loss": (torch.zeros((), device=device), torch.zeros((), device=device))}
+                read = 0
+                for batch in micro_batches:
+                    counts = not batch.pop("repeated", False)
+                    with torch.autocast(device.type, torch.bfloat16, precision == "bf16", kept):
+                        loss = spread(batch)
+                    (loss.total if counts else 0 * loss.total).backward()
+                    if counts:
+                        _add(totals, {"loss": (loss.total.detach(), loss.weight), **loss.metrics})
+                        read += _count(batch)
+                due = time.monotonic() - saved > max(settings.checkpoint_seconds, 20 * cost) and not checkpoints.busy
+                weight, read, stopping, due = _over_processes(float(totals["loss"][1]), read, bool(stop), due)
+                if not weight > 0:
+                    raise ChatwrightError(f"{title}: step {step + 1} has nothing to learn from; check the data's masks")
+                for parameter in parameters:
+                    if parameter.grad is not None:
+                        parameter.grad.div_(weight)
+                norm = nn.utils.clip_grad_norm_(parameters, settings.clip, foreach=True)
+                rate = settings.learning_rate * schedule(step, len(loader), settings.warmup, settings.decay)
+                for optimizer in optimizers:
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate * group["factor"]
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
+                step, tokens, since = step + 1, tokens + read, since + read
+                for name, (total, count) in totals.items():
+                    sums[name].append(torch.stack([total.float(), count.float()]))
+                if step % settings.log_every == 0 or step == len(loader):
+                    means = _means(sums)
+                    if not math.isfinite(means["loss"]):
+                        raise ChatwrightError(
+                            f"{title}: the loss is {means['loss']} at step {step}; lower learning_rate"
+                        )
+                    length = float(distributed.full(norm))
+                    line = {"stage": title, "step": step, **means, "norm": length, "lr": rate, "tokens": tokens}
+                    metrics.write(
+                        json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in line.items()}) + "\n"
+                    )
+                    metrics.flush()
+                    now = time.monotonic()
+                    bar.advance(
+                        step - bar.done,
+                        loss=means["loss"],
+                        tokens_per_second=since / max(1e-9, now - begun),
+                        **_shown(means),
+                    )
+                    begun, since = now, 0
+                    sums.clear()
+                if (due and step % settings.log_every == 0) or stopping:
+                    start = time.monotonic()
+                    _save(checkpoints, step, tokens, spread.objective, optimizers, loader, last=stopping)
+                    saved = time.monotonic()
+                    cost = saved - start
+                if stopping:
+                    raise KeyboardInterrupt
+        if step > resumed:
+            _save(checkpoints, step, tokens, spread.objective, optimizers, loader, last=True)
+    spread.finish()
 
 
 def best_device() -> torch.device:
@@ -147,7 +164,7 @@ def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     return {key: value.to(device) if isinstance(value, Tensor | Packing) else value for key, value in batch.items()}
 
 
-def _choose_precision(setting: str, state: Path, objective: Objective, batch: dict[str, Any]) -> str:
+def _choose_precision(setting: str, state: Path, spread: Spread, batch: dict[str, Any]) -> str:
     """Settle "auto" once a run; remembered on disk, so that a resumed run computes the same."""
     if setting not in ("auto", "fp32", "bf16"):
         raise ChatwrightError(f"precision {setting!r} is not known; use auto, fp32 or bf16")
@@ -156,25 +173,29 @@ def _choose_precision(setting: str, state: Path, objective: Objective, batch: di
     if best_device().type != "cpu":
         return "bf16"
     memo = state / "precision"
-    if not memo.exists():
-        write(memo, _faster_precision(objective, batch))
-    return memo.read_text()
+    chosen = distributed.agreed(memo.read_text() if memo.exists() else "")
+    if not chosen:
+        chosen = distributed.agreed(_faster_precision(spread, batch))
+        if distributed.first():
+            write(memo, chosen)
+    return chosen
 
 
-def _faster_precision(objective: Objective, batch: dict[str, Any]) -> str:
-    buffers = {name: buffer.clone() for name, buffer in objective.named_buffers()}
+def _faster_precision(spread: Spread, batch: dict[str, Any]) -> str:
+    batch = {name: value for name, value in batch.items() if name != "repeated"}
+    buffers = {name: buffer.clone() for name, buffer in spread.named_buffers()}
     random = torch.get_rng_state()
     seconds = {"fp32": math.inf, "bf16": math.inf}
     for _ in range(3):
         for choice in seconds:
             begun = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=choice == "bf16"):
-                loss = objective.loss(batch)
+                loss = spread(batch)
             loss.total.backward()
             seconds[choice] = min(seconds[choice], time.perf_counter() - begun)
-    objective.zero_grad(set_to_none=True)
+    spread.zero_grad(set_to_none=True)
     with torch.no_grad():
-        for name, buffer in objective.named_buffers():
+        for name, buffer in spread.named_buffers():
             buffer.copy_(buffers[name])
     torch.set_rng_state(random)
     return "bf16" if seconds["bf16"] < 0.9 * seconds["fp32"] else "fp32"
@@ -189,31 +210,39 @@ def _trained(objective: Objective) -> dict[str, Tensor]:
 
 
 def _save(
-    state: Path, step: int, tokens: int, objective: Objective, optimizers: list[torch.optim.Optimizer], loader: Loader
+    checkpoints: Checkpoints,
+    step: int,
+    tokens: int,
+    objective: Objective,
+    optimizers: list[torch.optim.Optimizer],
+    loader: Loader,
+    last: bool = False,
 ) -> None:
     where = loader.state_dict()
     tensors = {f"model.{name}": tensor for name, tensor in _trained(objective).items()}
     tensors |= checkpoint.optimizer_tensors(optimizers)
     tensors |= {f"loader.{name}": value for name, value in where.items() if isinstance(value, Tensor)}
-    tensors["random"] = torch.get_rng_state()
+    tensors["random"] = torch.stack(distributed.gathered(torch.get_rng_state()))
     values = {"loader": {k: v for k, v in where.items() if not isinstance(v, Tensor)}, "tokens": tokens}
-    checkpoint.save(state, step, tensors, values)
+    (checkpoints.finish if last else checkpoints.save)(step, tensors, values)
 
 
 def _resume(
-    state: Path, objective: Objective, optimizers: list[torch.optim.Optimizer], loader: Loader
+    checkpoints: Checkpoints, objective: Objective, optimizers: list[torch.optim.Optimizer], loader: Loader
 ) -> tuple[int, int]:
-    found = checkpoint.load(state)
+    trained = _trained(objective)
+    found = checkpoints.load({f"model.{name}": t for name, t in trained.items()} | checkpoint.optimized(optimizers))
     if found is None:
         return 0, 0
     step, tensors, values = found
     with torch.no_grad():
-        for name, tensor in _trained(objective).items():
+        for name, tensor in trained.items():
             tensor.copy_(tensors[f"model.{name}"])
     checkpoint.restore_optimizers(optimizers, tensors)
     parts = {k.removeprefix("loader."): v for k, v in tensors.items() if k.startswith("loader.")}
     loader.load_state_dict({**values["loader"], **parts})
-    torch.set_rng_state(tensors["random"])
+    random = tensors["random"]
+    torch.set_rng_state(random[distributed.rank() % len(random)].clone())
     return step, int(values["tokens"])
 
 
@@ -228,11 +257,14 @@ def _forget_after(log: Path, title: str, step: int) -> None:
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """Let SIGINT and SIGTERM ask for a stop after the step; a second one stops at once."""
+    """Let SIGINT and SIGTERM ask for a stop after the step; a second one stops at once.
+
+    Not so in a world of several: its processes get Ctrl-C from the terminal and again from `torchrun`.
+    """
     asked: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if asked:
+        if asked and distributed.size() == 1:
             raise KeyboardInterrupt
         asked.append(number)
 
@@ -253,23 +285,22 @@ def _add(totals: dict[str, tuple[Tensor, Tensor]], more: dict[str, tuple[Tensor,
         totals[name] = (total, weight) if before is None else (before[0] + total, before[1] + weight)
 
 
-def _sum_over_processes(parameters: list[nn.Parameter], totals: dict[str, tuple[Tensor, Tensor]]) -> None:
-    if not dist.is_initialized():
-        return
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        dist.all_reduce(parameter.grad)
-    names = sorted(totals)
-    flat = torch.stack([torch.stack([part.float() for part in totals[name]]) for name in names])
-    dist.all_reduce(flat)
-    for name, (total, weight) in zip(names, flat, strict=True):
-        totals[name] = (total, weight)
+def _over_processes(weight: float, tokens: int, stop: bool, due: bool) -> tuple[float, int, bool, bool]:
+    """The weight of the step and the tokens in it, of all processes; whether any is to stop; whether to save, which is
+    for the first to say, by its clock."""
+    counts = torch.tensor([weight, tokens, stop, due and distributed.first()], dtype=torch.float64)
+    weight, read, stopping, saving = distributed.total(counts).tolist()
+    return weight, int(read), stopping > 0, saving > 0
 
 
-def _mean(parts: list[Tensor]) -> float:
-    total, weight = torch.stack(parts).sum(0).tolist()
-    return total / weight if weight else 0.0
+def _means(sums: dict[str, list[Tensor]]) -> dict[str, float]:
+    """What the metrics of all processes are on average; not all processes have all of them."""
+    totals: dict[str, tuple[float, float]] = {}
+    for part in distributed.gathered({name: torch.stack(some).sum(0).tolist() for name, some in sums.items()}):
+        for name, (total, weight) in part.items():
+            before = totals.get(name, (0.0, 0.0))
+            totals[name] = (before[0] + total, before[1] + weight)
+    return {name: total / weight if weight else 0.0 for name, (total, weight) in totals.items()}
 
 
 def _count(batch: dict[str, Any]) -> int:

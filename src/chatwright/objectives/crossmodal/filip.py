@@ -49,7 +49,7 @@ class FILIP(Objective):
         embeddings = model.get_input_embeddings().weight.detach()
         self.centre: Tensor
         self.register_buffer("centre", embeddings.mean(0), persistent=False)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.log_scale = nn.Parameter(torch.tensor([math.log(1 / 0.07)]))
 
     def loss(self, batch: dict[str, Any]) -> Loss:
         """``batch``: ``pixel_values`` [N, 3, H, W] and ``captions`` bool [N, V], the tokens that each caption has."""

@@ -53,6 +53,10 @@ class Rollouts:
             kept[row, :length] = torch.tensor(values, dtype=kept.dtype)
         self.lengths[row] = length
 
+    def said(self) -> tuple[Tensor, ...]:
+        """What `put` fills in."""
+        return self.tokens, self.mask, self.logprobs, self.lengths
+
     def state_dict(self) -> dict[str, Tensor]:
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "responses"}
 

@@ -1,0 +1,121 @@
+"""Several processes, as `torchrun` starts and watches them, make of every stage what one makes."""
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.pipeline import STAGES, course_of
+from tests.processes import launch, run
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+from chatwright import cli
+from chatwright.stages.base import Stage, execute
+from chatwright.training import distributed
+
+TOGETHER = [name for name, stage in STAGES.items() if stage(Path()).together]
+EXACT = ["annotate", "bestofn", "compare"]  # nothing is added up in another order
+ROUND = 4  # steps of "rl" before the policy says something else for a rounding error
+
+
+def run_all(made: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    with distributed.world():
+        for name in TOGETHER:
+            stage = STAGES[name](made)
+            for settings in vars(stage).values():
+                if hasattr(settings, "checkpoint_seconds"):
+                    settings.checkpoint_seconds = 1e9
+            execute(stage, out / name)
+
+
+@pytest.fixture(scope="module")
+def by_two(made, tmp_path_factory) -> Path:
+    """What two processes make of the same inputs."""
+    out = tmp_path_factory.mktemp("by_two")
+    launch(2, out / "logs", run_all, made, out)
+    return out
+
+
+@pytest.mark.parametrize("name", [name for name in TOGETHER if name not in EXACT])
+def test_two_processes_train_as_one_does(made, by_two, name):
+    one, two = course_of(made / name), course_of(by_two / name)
+    assert [(line["step"], line.keys()) for line in two] == [(line["step"], line.keys()) for line in one]
+    steps = one[:ROUND] if name == "rl" else one
+    assert [line["tokens"] for line in two[: len(steps)]] == [line["tokens"] for line in steps]
+    dropout = name == "lora"
+    assert two[0]["norm"] == pytest.approx(one[0]["norm"], rel=5e-2 if dropout else 1e-4)
+    for now, before in zip(two, steps, strict=False):
+        assert now["loss"] == pytest.approx(before["loss"], rel=3e-2, abs=1e-3)
+    weights = load_file(by_two / name / "model/model.safetensors")
+    assert {path: w.shape for path, w in weights.items()} == {
+        path: w.shape for path, w in load_file(made / name / "model/model.safetensors").items()
+    }
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_two_processes_answer_as_one_does(made, by_two, name):
+    one, two = (json.loads((folder / name / "DONE").read_text())["files"] for folder in (made, by_two))
+    assert {k: v for k, v in two.items() if k != "card.md"} == {k: v for k, v in one.items() if k != "card.md"}
+
+
+def run_and_die(stage: Stage, out: Path) -> None:
+    """Of two workers the second is lost after the first checkpoint, unless they have been started anew."""
+
+    def die() -> None:
+        while not any(out.glob("state/*/step-*")):
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        threading.Thread(target=die, daemon=True).start()
+    run(stage, out)
+
+
+@pytest.fixture(scope="module")
+def cut_off(made, tmp_path_factory) -> Path:
+    """A run of two processes whose second one was killed."""
+    out = tmp_path_factory.mktemp("cut_off") / "sft"
+    with pytest.raises(ChildFailedError):
+        launch(2, out.parent / "logs", run_and_die, STAGES["sft"](made), out)
+    assert not (out / "DONE").exists()
+    return out
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_checkpoint_of_two_processes_is_gone_on_from_by_any_number(made, cut_off, tmp_path, count):
+    out = tmp_path / "sft"
+    shutil.copytree(cut_off, out)
+    assert len(course_of(out)) < 12
+    launch(count, tmp_path / "logs", run, STAGES["sft"](made), out)
+    one, found = course_of(made / "sft"), course_of(out)
+    assert [line["step"] for line in found] == list(range(1, 13))
+    assert [line["loss"] for line in found] == pytest.approx([line["loss"] for line in one], rel=1e-2, abs=1e-3)
+
+
+def test_a_lost_worker_is_replaced_and_the_result_is_the_same(made, cut_off, tmp_path):
+    stage = STAGES["sft"](made)
+    launch(2, tmp_path / "logs", run_and_die, stage, tmp_path / "lost", restarts=1)
+    assert list(tmp_path.glob("logs/*/attempt_1"))
+    launch(2, tmp_path / "logs", run, stage, cut_off)
+    lost, whole = (load_file(folder / "model/model.safetensors") for folder in (tmp_path / "lost", cut_off))
+    assert all(torch.equal(weight, whole[name]) for name, weight in lost.items())
+
+
+def command(*arguments: str) -> None:
+    raise SystemExit(cli.main(list(arguments)))
+
+
+def test_a_failure_is_told_once_and_ends_all(tmp_path):
+    """Both fail, one after the other: at the same thing, or for having waited for the other."""
+    arguments = ("sft", "--model", str(tmp_path / "none"), "--demonstrations", "none", "--out", str(tmp_path / "out"))
+    with pytest.raises(ChildFailedError):
+        launch(2, tmp_path / "logs", command, *arguments)
+    said = "".join(path.read_text() for path in tmp_path.rglob("stderr.log"))
+    assert said.count("chatwright:") == 1 and "Traceback" not in said and "no such folder" in said

@@ -200,10 +200,9 @@ class Experience:
         rows = [self._row(i) for i in range(len(self.buffer.tokens))]
         everything = torch.arange(len(rows))
         mine = self._share_of(everything)
-        order = sorted(mine.tolist(), key=lambda i: len(rows[i]))
         size = self.settings.micro_batch or 64
-        for chosen in (order[i : i + size] for i in range(0, len(order), size)):
-            batch = self.renderer.collate([rows[i] for i in chosen])
+        for chosen in mine.split(size) if len(mine) else ():
+            batch = self.renderer.collate([rows[int(i)] for i in chosen])
             inputs, said = to_device(batch, self.device), self.buffer.mask[chosen]
             with self.as_begun():
                 logprobs, _ = token_logprobs(self.reference, inputs, self.settings.temperature, self.renderer.unsaid)

@@ -87,7 +87,9 @@ def dpo(given: Namespace, renderer: Renderer) -> None:
 
 def _groups(given: Namespace, renderer: Renderer) -> list[rankings.Group]:
     comparisons = [
-        Comparison(_messages(row["prompt"]), (row["chosen"][0]["content"], row["rejected"][0]["content"]), (0, 1), "", "")
+        Comparison(
+            _messages(row["prompt"]), (row["chosen"][0]["content"], row["rejected"][0]["content"]), (0, 1), "", ""
+        )
         for row in pieces.rows(given.data / "pairs.jsonl")
     ]
     return rankings.render_all(renderer, comparisons, pieces.MAX_LENGTH)

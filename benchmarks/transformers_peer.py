@@ -27,9 +27,7 @@ def generate_batch(given: Namespace) -> Callable[[], int]:
     room = ContinuousBatchingConfig(num_blocks=2 * given.rows, max_batch_tokens=1024)
 
     def piece() -> int:
-        answers = model.generate_batch(
-            inputs=prompts, generation_config=config, continuous_batching_config=room
-        )
+        answers = model.generate_batch(inputs=prompts, generation_config=config, continuous_batching_config=room)
         return sum(len(answer.generated_tokens) for answer in answers.values())
 
     return piece

@@ -13,14 +13,14 @@ from chatwright.data.sources.registry import fetch
 from chatwright.models.load import checkpoint_of
 from chatwright.models.registry import MODELS
 
-CONVERSATIONS = 32
-PAIRS = 16
+CONVERSATIONS = 16
+PAIRS = 8
 PROMPTS = 64
 
 
 def main(folder: Path, model: str) -> None:
-    """Conversations and pairs of mixed lengths, up to `pieces.MAX_LENGTH` tokens, and prompts of up to 96 tokens; beside
-    them the checkpoint, and the GGUF that it was made of."""
+    """Conversations and pairs of up to `pieces.MAX_LENGTH` tokens, and prompts of up to 96; beside them the checkpoint,
+    and the GGUF that it was made of."""
     renderer = Renderer.load(checkpoint_of(model))
     demonstrations = [one for one in alpaca.demonstrations("en") if one.messages[-1].text.strip()]
     conversations = []

@@ -19,7 +19,7 @@ SIZES = [(128, 4), (256, 8), (512, 16), (768, 24)]  # width and layers
 
 
 def measured(folder: Path, threads: int) -> list[dict[str, Any]]:
-    """Rows ``{what, of, x, y}``: y is tokens/s at x, of decoding (64 tokens an answer) or of training (all supervised)."""
+    """Rows ``{what, of, x, y}``: y is tokens/s at x, of decoding (64 an answer) or training (all supervised)."""
     torch.set_num_threads(threads)
     renderer = Renderer.load(folder / "model")
     renderer.stop_ids = set()
@@ -47,8 +47,8 @@ def measured(folder: Path, threads: int) -> list[dict[str, Any]]:
         add("training", "rows of 128", rows, training(trained, renderer, rows, 128))
     for width, layers in SIZES:
         config = Qwen3Config(
-            vocab_size=8192, hidden_size=width, num_hidden_layers=layers, num_attention_heads=width // 64,
-            num_key_value_heads=max(1, width // 192), head_dim=64, intermediate_size=3 * width, tie_word_embeddings=True,
+            vocab_size=8192, hidden_size=width, num_hidden_layers=layers, num_attention_heads=width // 64, head_dim=64,
+            num_key_value_heads=width // 64, intermediate_size=3 * width, tie_word_embeddings=True,
         )  # fmt: skip
         made = AutoModelForCausalLM.from_config(config)
         size = sum(parameter.numel() for parameter in made.parameters())

@@ -1,5 +1,6 @@
 """What the machine can do at the model's shapes, measured in the same run, and ours as a share of it."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ def measured(folder: Path, rows: list[dict[str, Any]], threads: int) -> dict[str
     weights = sum(k * n for k, n in [*layers, head])
     found: dict[str, Any] = {
         "threads": threads,
+        "load_average": os.getloadavg()[1],  # over five minutes: others at work here spoil what is measured
         "bf16_gflops": matmul_rate([*layers, head], torch.bfloat16),
         "fp32_gflops": matmul_rate([*layers, head], torch.float32),
         "read_gb_per_s": read_rate(),

@@ -18,7 +18,7 @@ from chatwright.data.render import Renderer
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
 from chatwright.models.heads import RewardModel
-from chatwright.models.load import attention_for, load_model
+from chatwright.models.load import load_model
 from chatwright.objectives.base import Objective
 from chatwright.objectives.feedback.bradley_terry import BradleyTerry
 from chatwright.objectives.feedback.dpo import DPO
@@ -66,20 +66,20 @@ def sft(given: Namespace, renderer: Renderer) -> None:
         renderer.demonstration(_messages(row["prompt"] + row["completion"]))
         for row in pieces.rows(given.data / "conversations.jsonl")
     ]
-    model = load_model(given.model, attention=attention_for(lengths_of(rows)))
-    loader = Batches(rows, renderer.collate, pieces.BATCH, STEPS, 0, 1, lengths_of(rows))
+    model = load_model(given.model)
+    loader = Batches(rows, renderer.collate, pieces.BATCH, STEPS, 0, lengths=lengths_of(rows))
     train(CausalLanguageModel(model, renderer), Timed(loader, len(rows) // pieces.BATCH, pieces.supervised(given.data)))
 
 
 def reward(given: Namespace, renderer: Renderer) -> None:
     groups = _groups(given, renderer)
-    model = load_model(given.model, attention=_attention(groups))
+    model = load_model(given.model)
     _train_on_groups(BradleyTerry(RewardModel(model), renderer), groups, renderer)
 
 
 def dpo(given: Namespace, renderer: Renderer) -> None:
     groups = _groups(given, renderer)
-    objective = DPO(load_model(given.model, attention=_attention(groups)), renderer)
+    objective = DPO(load_model(given.model), renderer)
     known = reference_logprobs(objective, [row for group in groups for row in group.rows])
     groups = [group._replace(reference=known[2 * i : 2 * i + 2]) for i, group in enumerate(groups)]
     _train_on_groups(objective, groups, renderer)
@@ -95,14 +95,10 @@ def _groups(given: Namespace, renderer: Renderer) -> list[rankings.Group]:
     return rankings.render_all(renderer, comparisons, pieces.MAX_LENGTH)
 
 
-def _attention(groups: list[rankings.Group]) -> str:
-    return attention_for([max(map(len, group.rows)) for group in groups])
-
-
 def _train_on_groups(objective: Objective, groups: list[rankings.Group], renderer: Renderer) -> None:
     collate: Callable[[Any], dict[str, Any]] = lambda some: rankings.collate(renderer, some)  # noqa: E731
     lengths = [max(map(len, group.rows)) for group in groups]
-    loader = Batches(groups, collate, pieces.BATCH, STEPS, 0, 1, lengths)
+    loader = Batches(groups, collate, pieces.BATCH, STEPS, 0, lengths=lengths)
     train(objective, Timed(loader, len(groups) // pieces.BATCH, len(groups)))
 
 
@@ -111,12 +107,11 @@ def reinforce(given: Namespace, renderer: Renderer, method: str) -> None:
         (Prompt(messages), renderer.prompt(messages))
         for messages in (_messages(row["prompt"]) for row in pieces.rows(given.data / "prompts.jsonl"))
     ]
-    attention = attention_for([len(row) + pieces.NEW_TOKENS for _, row in asked])
-    policy = load_model(given.model, attention=attention)
+    policy = load_model(given.model)
     reference = copy.deepcopy(policy)
     settings = RL(
         str(given.model), given.data, method=method, iterations=STEPS, rollouts=pieces.ROLLOUTS, minibatches=1,
-        micro_batch=pieces.RESPONSES, sampling_batch=pieces.ROLLOUTS, max_new_tokens=pieces.NEW_TOKENS,
+        micro_batch=0, sampling_batch=pieces.ROLLOUTS, max_new_tokens=pieces.NEW_TOKENS,
     )  # fmt: skip
     if method == "ppo":
         judge: Any = RewardModel(copy.deepcopy(policy))

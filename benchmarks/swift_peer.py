@@ -85,8 +85,8 @@ def grpo(given: Any, out: Path) -> list[str]:
 def ppo(given: Any, out: Path) -> list[str]:
     return [
         *prompts(given, out), "--rlhf_type", "ppo", "--reward_model", str(scorer(given.model, out)),
-        "--reward_model_type", "llama", "--num_ppo_epochs", "1", "--num_mini_batches", "1", "--local_rollout_forward_batch_size", str(pieces.ROLLOUTS),
-        "--num_sample_generations", "0",
+        "--reward_model_type", "llama", "--num_ppo_epochs", "1", "--num_mini_batches", "1",
+        "--local_rollout_forward_batch_size", str(pieces.ROLLOUTS), "--num_sample_generations", "0",
     ]  # fmt: skip
 
 
@@ -114,10 +114,10 @@ if __name__ == "__main__":
         work = {"sft": conversations, "reward": pairs, "grpo": grpo, "ppo": ppo}[given.work]
         arguments = [
             *work(given, out), "--model", str(given.model), "--model_type", "llama", "--template", "chatml",
-            "--tuner_type", "full", "--torch_dtype", "float32", "--bf16", "true", "--fp16", "false", "--gradient_checkpointing", "false",
-            "--max_length", str(pieces.MAX_LENGTH), "--num_train_epochs", "10000", "--learning_rate", "1e-6",
-            "--lr_scheduler_type", "constant", "--save_strategy", "no", "--eval_strategy", "no", "--report_to", "none",
-            "--split_dataset_ratio", "0", "--output_dir", str(out / "run"),
-            "--logging_steps", "1000000", "--dataset_num_proc", "1", "--dataloader_num_workers", "0", "--use_cpu", "true",
+            "--tuner_type", "full", "--torch_dtype", "float32", "--bf16", "true", "--fp16", "false",
+            "--use_cpu", "true", "--gradient_checkpointing", "false", "--max_length", str(pieces.MAX_LENGTH),
+            "--num_train_epochs", "10000", "--learning_rate", "1e-6", "--lr_scheduler_type", "constant",
+            "--save_strategy", "no", "--eval_strategy", "no", "--report_to", "none", "--split_dataset_ratio", "0",
+            "--output_dir", str(out / "run"), "--logging_steps", "1000000",
         ]  # fmt: skip
         (TimedSft if given.work == "sft" else TimedRLHF)(arguments).main()

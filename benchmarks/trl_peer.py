@@ -1,6 +1,6 @@
 """TRL at its best settings on a CPU: 1.16 for SFT, reward models, DPO and GRPO; 1.12, in front on the path, for PPO.
 
-What was tried is in docs/performance.md: bf16 (autocast over fp32 weights, as ours), no gradient checkpointing, SFT packed.
+bf16 (autocast over fp32 weights, as ours), no gradient checkpointing, SFT packed.
 """
 
 import tempfile

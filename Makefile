@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types parity load clean
+.PHONY: demo test lint types parity load bench bench-quick clean
 
 demo: $(VENV)/installed
 	$(BIN)/chatwright run recipes/demo.yaml
@@ -11,8 +11,8 @@ test: $(VENV)/installed-test
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/installed-test
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
 
 types: $(VENV)/installed-test
 	$(BIN)/mypy
@@ -43,5 +43,23 @@ load: $(VENV)/installed-test
 	$(BIN)/python benchmarks/load.py
 	$(BIN)/python benchmarks/throughput.py
 
+# Ours beside TRL, ms-swift, transformers and llama.cpp on this machine; see docs/performance.md.
+bench: $(VENV)/installed .venv-bench/installed
+	$(BIN)/python benchmarks/bench.py
+
+bench-quick: $(VENV)/installed .venv-bench/installed
+	$(BIN)/python benchmarks/bench.py --quick
+
+PINS := $(wildcard benchmarks/requirements/*.txt)
+
+.venv-bench/installed: $(PINS) benchmarks/requirements/constraints
+	for pins in $(PINS); do \
+		name=.venv-bench/$$(basename $$pins .txt); \
+		$(PYTHON) -m venv $$name && $$name/bin/python -m pip install --quiet --disable-pip-version-check \
+			--constraint benchmarks/requirements/constraints --requirement $$pins || exit 1; \
+	done
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --target .venv-bench/trl-1.12 trl==1.12.0
+	touch $@
+
 clean:
-	rm -rf $(VENV) .venv-parity
+	rm -rf $(VENV) .venv-parity .venv-bench

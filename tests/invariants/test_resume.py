@@ -40,8 +40,9 @@ def test_killed_and_resumed_gives_the_same_bytes(made, tmp_path, name):
     while kills < KILLS:
         if cut_off(stage, out, rng.uniform(0, seconds)):
             kills += 1
-        elif kills < KILLS:
+        else:
             assert files_of(out) == files_of(made / name)
             shutil.rmtree(out)
+            seconds *= 0.8  # the machine may have been busier when this was measured
     assert not cut_off(stage, out, 120)
     assert files_of(out) == files_of(made / name)

@@ -113,7 +113,7 @@ class Checkpoints:
             if self.group:
                 storage = HuggingFaceStorageWriter(str(half), _files(tensors), save_distributed=True)
                 dcp.save(tensors, storage_writer=storage, process_group=self.group)
-            else:  # the same in a quarter of the time, and without a copy of the tensors in memory
+            else:  # the same in half the time, and without a copy of the tensors in memory
                 half.mkdir(parents=True, exist_ok=True)
                 save_file(tensors, half / "shard-00001-model.safetensors")
                 with (half / "shard-00001-model.safetensors").open("rb") as file:

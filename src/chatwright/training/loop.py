@@ -66,7 +66,8 @@ def fit(objective: Objective, loader: Loader, settings: Training, out: Path, tit
     """Train ``objective`` on ``loader``, going on from ``out/state/<title>`` if a run was cut off there.
 
     Losses are sums: the loop adds up the gradients of all micro-batches of all processes and divides once by their
-    weight. Metrics go to ``out/metrics.jsonl``. Ctrl-C and SIGTERM save a checkpoint before they end the run.
+    weight. Metrics go to ``out/metrics.jsonl``. Ctrl-C and SIGTERM save a checkpoint before they end the run. Its end
+    is none: what is made of it is saved next, and a run that is cut off before that repeats the last steps.
 
     Raises:
         ChatwrightError: the loss is not finite, or a step has nothing to learn from.
@@ -86,7 +87,6 @@ def fit(objective: Objective, loader: Loader, settings: Training, out: Path, tit
         # The cast weights of a pass without gradients, kept, would get theirs after FSDP2 has added up the layer's.
         kept = distributed.size() == 1
         sums: dict[str, list[Tensor]] = defaultdict(list)
-        resumed = step
         saved = begun = time.monotonic()
         cost, since = 0.0, 0
         with Bar(title, len(loader), start=step) as bar, _stop_signals() as stop, log.open("a") as metrics:
@@ -148,8 +148,6 @@ def fit(objective: Objective, loader: Loader, settings: Training, out: Path, tit
                     cost = saved - start
                 if stopping:
                     raise KeyboardInterrupt
-        if step > resumed:
-            _save(checkpoints, step, tokens, spread.objective, optimizers, loader, last=True)
     spread.finish()
 
 

@@ -67,7 +67,9 @@ def test_sft_of_an_adapter_goes_on_where_it_was(checkpoint, demonstrations, tmp_
 
 def test_checkpoints_under_way_hold_the_adapter_alone(checkpoint, demonstrations, tmp_path):
     (tmp_path / "out").mkdir()
-    sft(checkpoint, demonstrations, "prompt").run(tmp_path / "out")
+    stage = sft(checkpoint, demonstrations, "prompt")
+    stage.training.checkpoint_seconds, stage.training.log_every = 0, 1
+    stage.run(tmp_path / "out")
     with Checkpoints(tmp_path / "out/state/sft") as checkpoints:
         _, tensors, _ = checkpoints.load({})
     assert [tensor.shape for name, tensor in tensors.items() if name.startswith("model.")] == [(6, 32)]

@@ -34,25 +34,22 @@ class Packing:
     """B rows of at most T tokens as one sequence of S.
 
     tokens: [S], for each of the sequence its place in the flattened batch [B * T]. index: [B, T], for each of the batch
-    its place in the sequence; padding points at the first. blocks: how they attend. slots: the flattened queries of all
-    blocks, one after the other; outputs: [S], for each token of the sequence its slot. media: of every media tensor
-    the entries that belong to the sequence; none where all do. shared: whether any row begins as the one before.
-    regular: whether the sequence is the flattened batch itself.
+    its place in the sequence; padding points at the first. blocks: how they attend. outputs: [S], for each token of the
+    sequence where it is among the flattened queries of all blocks. media: of every media tensor the entries that
+    belong to the sequence; none where all do. regular: whether the sequence is the flattened batch itself.
     """
 
     tokens: Tensor
     index: Tensor
     blocks: list[Block]
-    slots: Tensor
     outputs: Tensor
     media: dict[str, Tensor]
-    shared: bool
     regular: bool
 
     def to(self, device: torch.device) -> Self:
         blocks = [Block(*(getattr(block, one.name).to(device) for one in fields(block))) for block in self.blocks]
         media = {name: entries.to(device) for name, entries in self.media.items()}
-        moved = {name: getattr(self, name).to(device) for name in ("tokens", "index", "slots", "outputs")}
+        moved = {name: getattr(self, name).to(device) for name in ("tokens", "index", "outputs")}
         return replace(self, blocks=blocks, media=media, **moved)
 
     def inputs(self, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -96,10 +93,8 @@ def pack(ids: Sequence[Sequence[int]], media: Sequence[dict[str, Tensor]], marks
         torch.from_numpy(np.flatnonzero(own)),
         torch.from_numpy(index),
         blocks,
-        torch.cat([block.queries.flatten() for block in blocks]),
         torch.from_numpy(outputs),
         {name: _entries(media, name, begins) for name in names},
-        shared=bool(begins.any()),
         regular=bool(own.all()),
     )
 

@@ -69,50 +69,17 @@ def packed_attention(
         query, key, value = (one[0].unflatten(1, rows) for one in (query, key, value))
         out = _attend(query, key, value, block.mask, scale, dropout).flatten(1, 2)
     else:
-        spread = [query] if packing.shared else [query, key, value]
-        slots = [_Spread.apply(one[0], packing.slots, packing.outputs) for one in spread]
-        parts, start = [], 0
+        parts = []
         for block in packing.blocks:
-            rows, end = block.queries.shape, start + block.queries.numel()
-            if packing.shared:
-                keys, values = key[0][:, block.keys], value[0][:, block.keys]
-            else:  # what a row sees is what it is, and padding, which is masked, does not matter
-                keys, values = (one[:, start:end].unflatten(1, rows) for one in slots[1:])
-            part = _attend(slots[0][:, start:end].unflatten(1, rows), keys, values, block.mask, scale, dropout)
-            parts.append(part.flatten(1, 2))
-            start = end
-        out = _Collect.apply(torch.cat(parts, 1), packing.outputs)
+            asking, asked, told = _at(query, block.queries), _at(key, block.keys), _at(value, block.keys)
+            parts.append(_attend(asking, asked, told, block.mask, scale, dropout).flatten(1, 2))
+        out = torch.cat(parts, 1).index_select(1, packing.outputs)
     return out.transpose(0, 1).unsqueeze(0), None
 
 
-class _Spread(torch.autograd.Function):
-    """[H, S, D] -> [H, N, D], tokens into their slots. No gradient comes from slots of padding, so the way back is to
-    collect; that of ``index_select`` adds token by token, which takes longer than the attention."""
-
-    @staticmethod
-    def forward(ctx: Any, states: Tensor, slots: Tensor, outputs: Tensor) -> Tensor:
-        ctx.save_for_backward(outputs)
-        return states.index_select(1, slots)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (outputs,) = ctx.saved_tensors
-        return gradient.index_select(1, outputs), None, None
-
-
-class _Collect(torch.autograd.Function):
-    """[H, N, D] -> [H, S, D], tokens out of their slots."""
-
-    @staticmethod
-    def forward(ctx: Any, states: Tensor, outputs: Tensor) -> Tensor:
-        ctx.save_for_backward(outputs)
-        ctx.shape = states.shape
-        return states.index_select(1, outputs)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (outputs,) = ctx.saved_tensors
-        return gradient.new_zeros(ctx.shape).index_copy_(1, outputs, gradient), None
+def _at(states: Tensor, places: Tensor) -> Tensor:
+    """[1, H, S, D] at places [N, T] -> [H, N, T, D]."""
+    return states[0].index_select(1, places.flatten()).unflatten(1, places.shape)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, dropout: float) -> Tensor:

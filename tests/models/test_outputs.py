@@ -41,12 +41,16 @@ def batch_of(renderer, *answers, pictures=()):
 
 
 def both_ways(model, batch):
-    """The hidden states of real tokens and the gradients of their squares, packed and padded."""
+    """The hidden states of real tokens and gradients of a sum of them, packed and padded.
+
+    Not of their squares: behind the last norm those add up to nearly the same whatever the model.
+    """
     assert "packing" in batch
     for inputs in (batch, {name: value for name, value in batch.items() if name != "packing"}):
         model.zero_grad()
         states = outputs.hidden_states(model, inputs, batch["attention_mask"].bool())
-        (states**2).sum().backward()
+        factors = torch.randn(states.shape, generator=torch.Generator().manual_seed(0))
+        (states * factors).sum().backward()
         yield states.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -55,7 +59,7 @@ def check_both_ways(model, batch):
     torch.testing.assert_close(packed, padded, rtol=1e-4, atol=1e-5)
     assert ours.keys() == theirs.keys() and ours
     for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=5e-4 * float(theirs[name].abs().max() + 1))
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4 * float(theirs[name].abs().max()))
 
 
 @pytest.mark.parametrize("short", [256, 8])

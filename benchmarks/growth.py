@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 from chatwright.data.render import Rendered, Renderer
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
+from chatwright.models.attention import use_packing
 from chatwright.models.load import load_model
 from chatwright.objectives.language.causal import CausalLanguageModel
 
@@ -51,6 +52,7 @@ def measured(folder: Path, threads: int) -> list[dict[str, Any]]:
             num_key_value_heads=width // 64, intermediate_size=3 * width, tie_word_embeddings=True,
         )  # fmt: skip
         made = AutoModelForCausalLM.from_config(config)
+        use_packing(made)
         size = sum(parameter.numel() for parameter in made.parameters())
         add("training", "millions of parameters", size / 1e6, training(made, renderer, 8, 128))
     return found

@@ -5,6 +5,7 @@ import math
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class Timed:
     def __init__(self, loader: Any, steps: int, amount: float) -> None:
         self.loader, self.steps, self.amount = loader, steps, amount
         self.pieces = pieces.Pieces("chatwright")
-        self.state_dict, self.load_state_dict = loader.state_dict, loader.load_state_dict
+        self.share, self.state_dict, self.load_state_dict = loader.share, loader.state_dict, loader.load_state_dict
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -96,9 +97,8 @@ def _groups(given: Namespace, renderer: Renderer) -> list[rankings.Group]:
 
 
 def _train_on_groups(objective: Objective, groups: list[rankings.Group], renderer: Renderer) -> None:
-    collate: Callable[[Any], dict[str, Any]] = lambda some: rankings.collate(renderer, some)  # noqa: E731
     lengths = [max(map(len, group.rows)) for group in groups]
-    loader = Batches(groups, collate, pieces.BATCH, STEPS, 0, lengths=lengths)
+    loader = Batches(groups, partial(rankings.collate, renderer), pieces.BATCH, STEPS, 0, lengths=lengths)
     train(objective, Timed(loader, len(groups) // pieces.BATCH, len(groups)))
 
 

@@ -64,6 +64,17 @@ def test_training_learns_and_writes_its_course(renderer, assistant, tmp_path):
     assert [line["step"] for line in lines] == list(range(1, 31))
 
 
+def test_what_is_done_again_is_told_once_and_in_its_place(renderer, assistant, tmp_path):
+    """A stage of two trainings, cut off in the second: the first left no checkpoint, and runs again."""
+    start = {name: value.clone() for name, value in assistant.state_dict().items()}
+    first = train(renderer, assistant, tmp_path, steps=2)
+    log = tmp_path / "metrics.jsonl"
+    log.write_text(log.read_text() + '{"stage": "other", "step": 1}\n{"stage": "oth')
+    assistant.load_state_dict(start)
+    assert train(renderer, assistant, tmp_path, steps=3)[:3] == [*first, {"stage": "other", "step": 1}]
+    assert [line["step"] for line in map(json.loads, log.read_text().splitlines())] == [1, 2, 1, 3]
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_accumulation_gives_the_same_weights(renderer, assistant, tmp_path, optimizer):
     start = {name: value.clone() for name, value in assistant.state_dict().items()}

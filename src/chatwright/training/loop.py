@@ -81,8 +81,7 @@ def fit(objective: Objective, loader: Loader, settings: Training, out: Path, tit
     loader.share(distributed.rank(), distributed.size())
     with Checkpoints(state) as checkpoints:
         step, tokens = _resume(checkpoints, spread.objective, optimizers, loader)
-        if distributed.first():
-            _forget_after(log, title, step)
+        logged = _logged(log, title)
         precision = ""
         # The cast weights of a pass without gradients, kept, would get theirs after FSDP2 has added up the layer's.
         kept = distributed.size() == 1
@@ -128,10 +127,11 @@ def fit(objective: Objective, loader: Loader, settings: Training, out: Path, tit
                         )
                     length = float(distributed.full(norm))
                     line = {"stage": title, "step": step, **means, "norm": length, "lr": rate, "tokens": tokens}
-                    metrics.write(
-                        json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in line.items()}) + "\n"
-                    )
-                    metrics.flush()
+                    if step not in logged:
+                        metrics.write(
+                            json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in line.items()}) + "\n"
+                        )
+                        metrics.flush()
                     now = time.monotonic()
                     bar.advance(
                         step - bar.done,
@@ -244,13 +244,17 @@ def _resume(
     return step, int(values["tokens"])
 
 
-def _forget_after(log: Path, title: str, step: int) -> None:
-    """Drop the metrics of steps that a resumed run is going to do again."""
-    if log.exists():
-        lines = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
-        kept = [line for line in lines if line["stage"] != title or line["step"] <= step]
-        write(log, "".join(json.dumps(line) + "\n" for line in kept))
+def _logged(log: Path, title: str) -> set[int]:
+    """The steps that the log already tells of, of which a resumed run does some again, with the same metrics.
+
+    Their lines stay where they are: what was trained after this may stand behind them, and goes on further on.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
+    if not log.is_file():
+        return set()
+    lines = [line for line in log.read_text().splitlines(keepends=True) if line.endswith("}\n")]  # one may be half
+    write(log, "".join(lines))
+    return {line["step"] for line in map(json.loads, lines) if line["stage"] == title}
 
 
 @contextmanager

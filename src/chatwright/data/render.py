@@ -77,7 +77,15 @@ class Rendered:
     @cached_property
     def digest(self) -> bytes:
         """What identifies a row by its tokens and its media."""
-        digest = hashlib.blake2b(np.asarray(self.input_ids, dtype=np.int64).tobytes(), digest_size=16)
+        return self._digest(np.asarray(self.input_ids, dtype=np.int64).tobytes())
+
+    @cached_property
+    def media_digest(self) -> bytes:
+        """What identifies its media."""
+        return self._digest(b"")
+
+    def _digest(self, tokens: bytes) -> bytes:
+        digest = hashlib.blake2b(tokens, digest_size=16)
         for name in sorted(self.media):
             digest.update(name.encode())
             digest.update(self.media[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())

@@ -93,14 +93,34 @@ class SlotCache:
     def shared(self) -> bool:
         return all(isinstance(layer, SlotLayer) for layer in self.cache.layers)
 
-    def for_prompts(self) -> DynamicCache:
-        """An empty cache to read prompts into, which `enter` then takes over; nothing in it is forgotten."""
+    def for_prompts(self, known: Sequence[list[Tensor]] = ()) -> DynamicCache:
+        """A cache to read prompts into, which `enter` then takes over; nothing in it is forgotten.
+
+        Args:
+            known: of every prompt the states of its beginning, as `states` gives them, [] where it has none; they stand
+                in front of what is read, at the right.
+        """
         cache = DynamicCache(config=self.config)
         cache.layers = [
             DynamicLayer() if isinstance(own, SlotLayer) else other
             for own, other in zip(self.cache.layers, cache.layers, strict=True)
         ]
+        if any(known):
+            longest = max(states[0].shape[2] for states in known if states)
+            for place, layer in enumerate(cache.layers):
+                like = next(states[place] for states in known if states)
+                both = like.new_zeros(2, len(known), like.shape[1], longest, like.shape[3])
+                for row, states in enumerate(known):
+                    if states:
+                        both[:, row, :, longest - states[place].shape[2] :] = states[place]
+                layer.update(*both)
         return cache
+
+    def states(self, slot: int) -> list[Tensor]:
+        """Copies of a row's keys and values: of every layer [2, heads, P, width]."""
+        used = slice(self.window.begins[slot], self.window.end)
+        layers = [layer for layer in self.cache.layers if isinstance(layer, SlotLayer)]
+        return [torch.stack((layer.keys[slot, :, used], layer.values[slot, :, used])) for layer in layers]
 
     def enter(self, prompts: DynamicCache, sources: Sequence[int], lengths: Sequence[int]) -> None:
         """Let rows come: new row j is row ``sources[j]`` of the cache of left-padded prompts, ``lengths[j]`` long."""
@@ -171,6 +191,20 @@ class SlotCache:
                 own.move(self.slots, self.places, to, other.keys)
         window.begins[:] = [begin - window.start + to for begin in window.begins]
         window.end = end
+
+
+def close_gaps(cache: DynamicCache, known: Sequence[int], read: Sequence[int]) -> None:
+    """Move the known beginning of every prompt next to what was read after it, padded on the left, behind the longest.
+
+    Args:
+        known: tokens of the beginnings. read: tokens that were read.
+    """
+    end = max(known)
+    for row, (before, after) in enumerate(zip(known, read, strict=True)):
+        if before and (gap := max(read) - after):
+            for layer in cache.layers:
+                for store in (layer.keys, layer.values):
+                    store[row, :, end - before + gap : end + gap] = store[row, :, end - before : end].clone()
 
 
 def bytes_per_token(model: PreTrainedModel) -> int:

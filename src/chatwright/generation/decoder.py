@@ -7,11 +7,13 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from chatwright.data.render import Rendered, Renderer
-from chatwright.generation.cache import SlotCache, bytes_per_token
+from chatwright.generation.cache import SlotCache, bytes_per_token, close_gaps
 from chatwright.generation.constraint import Constraint
+from chatwright.generation.prefixes import Begun, Prefixes
 from chatwright.generation.sampling import Sampling, distribution, draw, most_likely
 from chatwright.models.outputs import model_inputs, placed
 
@@ -55,15 +57,18 @@ class Decoder:
     Args:
         batch_size: rows decoded together; a request that has more of them enters alone.
         cache_bytes: of keys and values; a request enters only if all rows can become as long as they may.
+        kept_bytes: of keys and values of rows that have ended, for prompts that begin as they did.
     """
 
-    def __init__(self, model: PreTrainedModel, renderer: Renderer, batch_size: int, cache_bytes: int):
+    def __init__(self, model: PreTrainedModel, renderer: Renderer, batch_size: int, cache_bytes: int, kept_bytes: int):
         self.model, self.renderer = model, renderer
         self.batch_size, self.cache_bytes = batch_size, cache_bytes
         self.cache = SlotCache(model.config)
         self.rows: list[Row] = []
         self.logits = torch.empty(0)  # [rows, V], of the token that comes next
         self.bytes_per_token = bytes_per_token(model)
+        keeps = kept_bytes and self.cache.shared
+        self.prefixes = Prefixes(kept_bytes, set(renderer.placeholders.values())) if keeps else None
         # A soft prompt that is being learned has no rows in the head yet.
         unsaid = sorted(token for token in renderer.unsaid if token < len(model.get_output_embeddings().weight))
         self.unsaid = torch.tensor(unsaid, dtype=torch.long, device=model.device)
@@ -79,7 +84,9 @@ class Decoder:
         if self.rows and waiting and len(rows) - len(self.rows) < JOIN * self.batch_size:
             waiting.extendleft(reversed(entering))
             return
-        for part in _of_like_length(entering) if self.cache.shared else filter(None, [entering]):
+        known = [self.prefixes.find(request.prompt) if self.prefixes else None for request in entering]
+        reading = [_Reading(*one) for one in zip(entering, known, strict=True)]
+        for part in _of_like_length(reading) if self.cache.shared else filter(None, [reading]):
             self._read(part)
 
     @torch.inference_mode()
@@ -88,6 +95,9 @@ class Decoder:
         self._draw()
         ended = [slot for slot, row in enumerate(self.rows) if row.finish]
         gone = [self.rows[slot] for slot in ended]
+        if self.prefixes:
+            for slot, row in zip(ended, gone, strict=True):
+                self.prefixes.keep(row.prompt, row.tokens[:-1], self.cache.states(slot))  # the last one was not read
         if ended:
             order = self.cache.leave(ended)
             self.rows = [self.rows[slot] for slot in order]
@@ -116,16 +126,23 @@ class Decoder:
         longest = max(len(row.prompt) + row.room for row in together)
         return longest * len(together) * self.bytes_per_token <= self.cache_bytes
 
-    def _read(self, requests: Sequence[Request]) -> None:
+    def _read(self, readings: Sequence["_Reading"]) -> None:
         """Let prompts be read, each once, and their rows enter."""
-        batch = self.renderer.collate([request.prompt for request in requests], side="left")
+        batch = self.renderer.collate([one.rest for one in readings], side="left")
+        known = [one.known for one in readings]
+        if any(known):
+            places = torch.arange(max(known)) >= max(known) - torch.tensor(known)[:, None]
+            batch["attention_mask"] = torch.cat([places.long(), batch["attention_mask"]], 1)
+            batch["position_ids"] += torch.tensor(known)[:, None]
         inputs = placed(model_inputs(batch), self.model)
         if inputs["attention_mask"].all():
             inputs.pop("attention_mask")
-        cache = self.cache.for_prompts()
+        cache = self.cache.for_prompts([one.states for one in readings])
         output = self.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        sources = [place for place, request in enumerate(requests) for _ in request.rows]
-        new = [row for request in requests for row in request.rows]
+        if any(known):
+            close_gaps(cache, known, [len(one.rest) for one in readings])
+        sources = [place for place, one in enumerate(readings) for _ in one.request.rows]
+        new = [row for one in readings for row in one.request.rows]
         self.cache.enter(cache, sources, [len(row.prompt) for row in new])
         logits = output.logits[sources, -1]
         self.logits = torch.cat([self.logits, logits]) if self.rows else logits
@@ -172,12 +189,32 @@ class Decoder:
         return "length" if len(row.tokens) >= row.room else None
 
 
-def _of_like_length(requests: Sequence[Request]) -> list[list[Request]]:
-    """The requests in groups that are read together, the longest first."""
-    groups: list[list[Request]] = []
-    for request in sorted(requests, key=lambda one: -len(one.prompt)):
-        if groups and len(groups[-1][0].prompt) <= PADDING * len(request.prompt):
-            groups[-1].append(request)
+@dataclass
+class _Reading:
+    """A request that enters, with the beginning of its prompt if that is known."""
+
+    request: Request
+    begun: Begun | None
+
+    @property
+    def rest(self) -> Rendered:
+        return self.begun.rest if self.begun else self.request.prompt
+
+    @property
+    def states(self) -> list[Tensor]:
+        return self.begun.states if self.begun else []
+
+    @property
+    def known(self) -> int:
+        return len(self.request.prompt) - len(self.rest)
+
+
+def _of_like_length(readings: Sequence[_Reading]) -> list[list[_Reading]]:
+    """What is read together, by the tokens that are to be read, the longest first."""
+    groups: list[list[_Reading]] = []
+    for one in sorted(readings, key=lambda one: -len(one.rest)):
+        if groups and len(groups[-1][0].rest) <= PADDING * len(one.rest):
+            groups[-1].append(one)
         else:
-            groups.append([request])
+            groups.append([one])
     return groups

@@ -56,15 +56,23 @@ class Engine:
         renderer: turns conversations into the model's inputs and tokens into text.
         batch_size: rows decoded together. The n samples of one prompt stay together, also when they are more.
         cache_bytes: what the keys and values of all rows may take; a single prompt with its samples always may.
+        kept_bytes: what those of answers that have ended may take besides, until the decoder is closed: a prompt that
+            begins as another one did, answer included, is read from there on.
     """
 
     def __init__(
-        self, model: PreTrainedModel, renderer: Renderer, batch_size: int = 64, cache_bytes: int = CACHE_BYTES
+        self,
+        model: PreTrainedModel,
+        renderer: Renderer,
+        batch_size: int = 64,
+        cache_bytes: int = CACHE_BYTES,
+        kept_bytes: int = 0,
     ):
         self.model = model
         self.renderer = renderer
         self.batch_size = batch_size
         self.cache_bytes = cache_bytes
+        self.kept_bytes = kept_bytes
 
     def generate(
         self,
@@ -233,7 +241,7 @@ class Engine:
         self.model.eval()
         try:
             with prepared(self.model, self.batch_size):
-                yield Decoder(self.model, self.renderer, self.batch_size, self.cache_bytes)
+                yield Decoder(self.model, self.renderer, self.batch_size, self.cache_bytes, self.kept_bytes)
         finally:
             for module in training:
                 module.training = True

@@ -1,6 +1,7 @@
 """Answers for many people at once, out of one decoder that a thread of its own keeps busy."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -15,6 +16,7 @@ from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
 
 BUSY = "too many requests are waiting; try again in a few seconds"
+PACE = 0.1  # seconds between two notices that a row has grown: telling takes time from writing
 STOPPED = "the decoder has stopped; see the log and start the server again"
 
 
@@ -27,14 +29,17 @@ class Ticket:
     """An accepted request; its rows grow while it is answered.
 
     engine: the one that answers it, also when another one has taken over since.
-    changed: called from the decoder's thread when a row has grown or ended; has to return at once.
+    changed: called from the decoder's thread when rows have grown, now and then, and when they have ended; has to
+        return at once.
     error: why it was given up, if it was.
+    told: when it was called last.
     """
 
     request: Request
     engine: Engine
     changed: Callable[[], None]
     error: str | None = None
+    told: float = -PACE
 
     @property
     def ended(self) -> bool:
@@ -210,7 +215,10 @@ class _Line:
         self._stack.close()
 
     def _tell(self, error: str) -> None:
+        now = time.monotonic()
         for ticket in self.answering:
             ticket.error = error or None
-            ticket.changed()
+            if ticket.ended or now - ticket.told >= PACE:
+                ticket.told = now
+                ticket.changed()
         self.answering = [ticket for ticket in self.answering if not ticket.ended]

@@ -143,3 +143,15 @@ def test_a_row_takes_the_place_of_its_beginning():
     prefixes.keep(prompt_of(WORDS[:50]), [], states(50))
     prefixes.keep(prompt_of(WORDS[:60]), WORDS[60:70], states(70))
     assert [len(row) for row in prefixes.rows] == [70]
+
+
+def test_the_last_token_said_was_not_read(language_model, renderer):
+    engine = Engine(language_model, renderer, kept_bytes=2**26)
+    prompt = renderer.prompt([Message.of("user", 2 * LONG)])
+    with engine.decoder() as decoder:
+        (first,), _ = answered(engine, decoder, [prompt])
+        more = prompt_of([*prompt.input_ids, *first.rows[0].tokens, *prompt.input_ids[:4]])
+        (second,), read = answered(engine, decoder, [more])
+    assert read == 5
+    (alone,) = Engine(language_model, renderer).generate([more], SAMPLINGS[0])[0]
+    assert second.rows[0].logprobs == pytest.approx(alone.logprobs, abs=1e-4)

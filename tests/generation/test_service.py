@@ -131,3 +131,25 @@ def test_other_work_is_done_between_tokens(service, renderer, conversations):
     while not ticket.ended:
         time.sleep(0.01)
     assert ticket.error is None
+
+
+@pytest.mark.parametrize(("pace", "notices"), [(0.0, [1, 2, 3, 4, 5, 6]), (1e6, [1, 6])])
+def test_the_first_token_is_told_at_once_and_the_end_always(
+    pace, notices, service, language_model, renderer, conversations, monkeypatch
+):
+    monkeypatch.setattr("chatwright.generation.service.PACE", pace)
+    seen, ended = [], threading.Event()
+    begin = threading.Event()
+    service.call(begin.wait)  # the decoder waits until the ticket is known here
+    prompt = renderer.prompt(conversations[0])
+    sampling = Sampling(6, 0, stop_tokens=())
+
+    def changed():
+        seen.append(len(ticket.request.rows[0].tokens))
+        if ticket.ended:
+            ended.set()
+
+    ticket = service.submit(service.engine, prompt, sampling, 1, changed)
+    begin.set()
+    assert ended.wait(30)
+    assert seen == notices

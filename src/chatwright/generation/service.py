@@ -1,5 +1,6 @@
 """Answers for many people at once, out of one decoder that a thread of its own keeps busy."""
 
+import math
 import threading
 import time
 from collections import deque
@@ -39,7 +40,7 @@ class Ticket:
     engine: Engine
     changed: Callable[[], None]
     error: str | None = None
-    told: float = -PACE
+    told: float = -math.inf
 
     @property
     def ended(self) -> bool:

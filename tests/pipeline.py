@@ -87,7 +87,7 @@ STAGES: dict[str, Callable[[Path], Stage]] = {
     "dapo": lambda made: RL(
         str(made / "sft"), made / "demonstrations.parquet", verifier=SHORTNESS, environment=MORE, turns=2,
         method="dapo", responses=4, iterations=3, rollouts=8, minibatches=2, max_new_tokens=16,
-        adapter=Adapter("lora", dropout=0.0), training=course(),
+        adapter=Adapter("lora", dropout=0.0), training=course(precision="bf16"),
     ),
     "prefer": lambda made: Prefer(
         str(made / "sft"), made / "annotate/comparisons.parquet", made / "annotate/comparisons_heldout.parquet", "dpo",

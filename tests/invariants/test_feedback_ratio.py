@@ -73,6 +73,31 @@ def test_the_first_ratio_is_one(assistant, renderer, prompts, temperature, atten
     assert loader.buffer.metrics[:, METRICS.index("kl")].abs().max() < 1e-4
 
 
+def test_what_learns_in_bf16_answers_in_bf16(assistant, renderer, prompts):
+    with torch.no_grad():
+        assistant.get_input_embeddings().weight.mul_(0.5)
+    before = copy.deepcopy(assistant.state_dict())
+    training = Training(precision="bf16")
+    sizes = {"rollouts": 24, "minibatches": 1, "micro_batch": 8, "iterations": 1}
+    objective, loader = experience(assistant, renderer, prompts, training=training, **sizes)
+    seen = {"policy": set(), "reference": set(), "critic": set()}
+    models = {"policy": assistant, "reference": loader.reference, "critic": objective.critic.backbone}
+    for name, model in models.items():
+        layer = model.get_decoder().layers[0]
+        layer.register_forward_pre_hook(
+            lambda layer, _, name=name: seen[name].add(
+                (layer.mlp.up_proj.weight.dtype, torch.is_autocast_enabled("cpu"))
+            )
+        )
+    batches = next(iter(loader))
+    assert seen["policy"] == {(torch.bfloat16, False)}
+    assert seen["reference"] == seen["critic"] == {(torch.float32, True)}
+    assert all(torch.equal(value, before[name]) for name, value in assistant.state_dict().items())
+    with torch.autocast("cpu", torch.bfloat16):
+        apart = [float(objective.loss(batch).metrics["fresh_log_ratio"][0]) for batch in batches]
+    assert 0 < max(apart) < 0.2
+
+
 def test_the_first_ratio_is_one_in_every_turn(talker, renderer, prompts):
     """Of what the policy said, whatever its environment said in between; the rows are whole conversations."""
     sizes = {"max_new_tokens": 60, "rollouts": 24, "minibatches": 1, "micro_batch": 8, "iterations": 1}

@@ -7,7 +7,7 @@ from chatwright.errors import ChatwrightError
 from chatwright.generation.engine import Engine
 from chatwright.generation.reading import read
 from chatwright.generation.sampling import Sampling
-from chatwright.models.precision import dtype_of
+from chatwright.models.precision import cast, dtype_of
 
 CPU = torch.device("cpu")
 
@@ -27,3 +27,13 @@ def test_half_precision_says_almost_the_same_of_texts_and_pictures(assistant, re
     for exact, rounded in zip(whole, read(half, prompts), strict=True):
         assert rounded.logprobs[1:] == pytest.approx(exact.logprobs[1:], rel=0.1, abs=0.5)
     assert all(answers[0].tokens for answers in half.generate(prompts, Sampling(8, 0)))
+
+
+def test_a_cast_model_is_itself_again(language_model):
+    before = {name: (parameter, parameter.data_ptr()) for name, parameter in language_model.named_parameters()}
+    with pytest.raises(ZeroDivisionError), cast(language_model, torch.bfloat16):
+        assert {parameter.dtype for parameter in language_model.parameters()} == {torch.bfloat16}
+        assert all(buffer.dtype == torch.float32 for buffer in language_model.buffers())
+        assert language_model(input_ids=torch.arange(5)[None]).logits.dtype == torch.bfloat16
+        raise ZeroDivisionError
+    assert {name: (p, p.data_ptr()) for name, p in language_model.named_parameters()} == before

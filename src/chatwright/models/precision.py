@@ -2,8 +2,11 @@
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 from chatwright.errors import ChatwrightError
 
@@ -25,6 +28,19 @@ def dtype_of(precision: str, device: torch.device, rows: int) -> torch.dtype:
     if precision not in DTYPES:
         raise ChatwrightError(f"precision {precision!r} is not known; use auto, fp32 or bf16")
     return DTYPES[precision]
+
+
+@contextmanager
+def cast(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Within it the model's parameters are of another dtype; afterwards they are what they were, to the bit."""
+    before = [(parameter, parameter.data) for parameter in model.parameters()]
+    for parameter, data in before:
+        parameter.data = data.to(dtype)
+    try:
+        yield
+    finally:
+        for parameter, data in before:
+            parameter.data = data
 
 
 @torch.inference_mode()

@@ -18,6 +18,7 @@ from chatwright.generation.conversation import Conversation, converse
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
 from chatwright.models.outputs import token_logprobs
+from chatwright.models.precision import cast
 from chatwright.objectives.feedback.mathematics import explained_variance, kl_k1, kl_k3
 from chatwright.objectives.feedback.policy_gradient import PolicyGradient
 from chatwright.objectives.feedback.ppo import PPO
@@ -43,6 +44,9 @@ class Experience:
     The prompts, the sampling and the order of minibatches follow from the seed and the number of the round alone; the
     rollouts of the round under way are part of the state, so a resumed run goes on with the very same.
 
+    Trained in bf16, the policy also answers in bf16, and the answers are judged so: what they are learned from are the
+    log-probabilities of exactly the distribution that they were drawn from.
+
     Several processes divide the prompts of a round among themselves. Then all know all rollouts: what is computed over
     the whole round (advantages, their whitening) each computes for itself.
 
@@ -67,6 +71,8 @@ class Experience:
         self.settings, self.objective, self.prompts, self.texts = settings, objective, prompts, texts
         self.as_begun, self.environment = as_begun, environment
         self.device = best_device()
+        precision = settings.training.precision
+        self.bf16 = precision == "bf16" or (precision == "auto" and self.device.type != "cpu")
         self.reference = reference.to(self.device).eval()
         self.judges = [
             judge.to(self.device).eval() if isinstance(judge, torch.nn.Module) else judge for judge in judges
@@ -89,7 +95,7 @@ class Experience:
         while self.step < len(self):
             number, place = divmod(self.step, self.per_round)
             if place == 0:
-                with self.objective.whole():
+                with self.objective.whole(), torch.autocast(self.device.type, torch.bfloat16, self.bf16):
                     self._explore(number)
                 if self._hacking():
                     console.print(f"rl: ended after {number} rounds: gold has not risen for {self.rounds_since} rounds")
@@ -178,7 +184,9 @@ class Experience:
         )
         engine = Engine(self.objective.policy, self.renderer, settings.sampling_batch)
         asked = [self.prompts[int(i)] for i in buffer.prompts[rows][:: settings.group]]
-        said = converse(engine, asked, sampling, settings.group, self.environment, settings.turns)
+        answering = cast(self.objective.policy, torch.bfloat16) if self.bf16 else nullcontext()
+        with answering, torch.autocast(self.device.type, enabled=False):
+            said = converse(engine, asked, sampling, settings.group, self.environment, settings.turns)
         for row, one in zip(rows.tolist(), said, strict=True):
             buffer.put(row, one.tokens, one.said, one.logprobs)
         return said
@@ -209,7 +217,7 @@ class Experience:
             self.buffer.reference[chosen] = gather(logprobs.cpu(), batch["loss_mask"], said)
             if isinstance(self.objective, PPO):
                 values = self.objective.critic.values(inputs)
-                self.buffer.values[chosen] = gather(values.cpu(), batch["loss_mask"], said)
+                self.buffer.values[chosen] = gather(values.float().cpu(), batch["loss_mask"], said)
         for known in (self.buffer.reference, self.buffer.values):
             _exchange(known, everything, mine)
 

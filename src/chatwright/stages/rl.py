@@ -71,7 +71,8 @@ class RL(Stage):
         max_length: longer prompts and documents, in tokens, are left out.
         seed: of the order of the prompts, of the sampling, and of an adapter's first weights.
         adapter: learn that alone instead of the whole model; saved for `peft` in ``adapter/``, and in ``model/``.
-        training: settings of the loop. In any precision but fp32 the fresh ratio is one only up to rounding.
+        training: settings of the loop. In bf16 the policy also answers in bf16; then the fresh ratio is one only up to
+            rounding.
     """
 
     together: ClassVar[bool] = True

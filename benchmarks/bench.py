@@ -170,20 +170,26 @@ def main() -> None:
     folder = ENVIRONMENTS / "data"
     data.main(folder, MODEL)
     begun = time.monotonic()
-    rows = []
+    results: dict[str, Any] = {"threads": given.threads, "pairs": given.pairs, "rows": []}
+
+    def save() -> None:
+        """After every part, so that nothing is lost of what takes long."""
+        (given.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        plot.draw(results, given.out / "results.svg")
+
     for peer, work, count in comparisons(given.quick):
         if given.only in f"{work} {peer.name}":
-            rows.append(compare(peer, work, count, folder, given.threads, given.pairs))
-            shown = {
-                key: rows[-1][key] for key in ("work", "peer", "unit", "ours", "theirs", "ratio", "peak_rss_ratio")
-            }
+            row = compare(peer, work, count, folder, given.threads, given.pairs)
+            results["rows"].append(row)
+            shown = {key: row[key] for key in ("work", "peer", "unit", "ours", "theirs", "ratio", "peak_rss_ratio")}
             print(f"{time.monotonic() - begun:6.0f} s  {json.dumps(shown)}", flush=True)
-    results = {"rows": rows, "machine": machine.measured(folder, rows, given.threads)}
+            save()
+    results["machine"] = machine.measured(folder, results["rows"], given.threads)
     print(json.dumps(results["machine"], indent=1), flush=True)
+    save()
     if not (given.quick or given.only):
         results["growth"] = growth.measured(folder, given.threads)
-    (given.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    plot.draw(results, given.out / "results.svg")
+        save()
 
 
 if __name__ == "__main__":

@@ -61,16 +61,20 @@ TRL = ("sft", "reward", "dpo", "grpo")
 SWIFT = ("sft", "reward", "grpo", "ppo")
 OURS = Peer("Chatwright", "ours.py", "", {work: [work] for work in UNITS})
 PEERS = [
-    Peer("TRL", "trl_peer.py", "trl", {work: [work] for work in TRL}),
-    Peer("TRL", "trl_peer.py", "trl", {"ppo": ["ppo"]}, str(ENVIRONMENTS / "trl-1.12")),
-    Peer("ms-swift", "swift_peer.py", "ms-swift", {work: [work] for work in SWIFT}),
     Peer("transformers generate", "transformers_peer.py", "", {"sample": ["generate"]}),
     Peer("transformers generate_batch", "transformers_peer.py", "", {"sample": ["generate_batch"]}),
     Peer("llama.cpp", "llama_peer.py", "llama-cpp", {"sample": ["sample"]}),
+    Peer("TRL", "trl_peer.py", "trl", {work: [work] for work in TRL}),
+    Peer("TRL", "trl_peer.py", "trl", {"ppo": ["ppo"]}, str(ENVIRONMENTS / "trl-1.12")),
+    Peer("ms-swift", "swift_peer.py", "ms-swift", {work: [work] for work in SWIFT}),
 ]
 # One row at a time is what a chat is, 64 what reinforcement learning samples; llama-cpp-python writes one.
 ROWS = {"llama.cpp": (1,), "transformers generate_batch": (64,)}
 QUICK = {("TRL", "sft"), ("TRL", "dpo"), ("transformers generate", "sample"), ("llama.cpp", "sample")}
+
+
+class Ended(Exception):
+    """A program has ended before its work was done."""
 
 
 @dataclass
@@ -85,8 +89,9 @@ class Program:
 
     def turn(self, counts: bool) -> None:
         assert self.process.stdin
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has ended, which reading tells
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
         piece = self._line()
         self._line()  # it is ready for the next
         self.peak_rss = piece["peak_rss"]
@@ -100,7 +105,7 @@ class Program:
         assert self.process.stdout
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self.name} has ended with {self.process.wait()}; what it said is above")
+            raise Ended(f"{self.name} has ended with {self.process.wait()}; what it said is above")
         return json.loads(line)
 
 
@@ -124,7 +129,8 @@ def running(peer: Peer, work: str, rows: int, folder: Path, threads: int) -> Ite
         yield program
     finally:
         if process.stdin:
-            process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
         try:
             process.wait(timeout=20)
         except subprocess.TimeoutExpired:
@@ -164,13 +170,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--pairs", type=int, default=3, help="turns of each program that count")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--only", default="", help="works and peers whose name has this")
+    parser.add_argument("--only", nargs="*", default=[""], help="works and peers whose name has one of these")
     parser.add_argument("--out", type=Path, default=HERE)
     given = parser.parse_args()
     folder = ENVIRONMENTS / "data"
     data.main(folder, MODEL)
     begun = time.monotonic()
-    results: dict[str, Any] = {"threads": given.threads, "pairs": given.pairs, "rows": []}
+    results: dict[str, Any] = {"threads": given.threads, "pairs": given.pairs, "rows": [], "failed": []}
 
     def save() -> None:
         """After every part, so that nothing is lost of what takes long."""
@@ -178,8 +184,14 @@ def main() -> None:
         plot.draw(results, given.out / "results.svg")
 
     for peer, work, count in comparisons(given.quick):
-        if given.only in f"{work} {peer.name}":
-            row = compare(peer, work, count, folder, given.threads, given.pairs)
+        if any(name in f"{work} {peer.name}" for name in given.only):
+            try:
+                row = compare(peer, work, count, folder, given.threads, given.pairs)
+            except Ended as error:  # such as for want of memory
+                print(f"{time.monotonic() - begun:6.0f} s  {error}", flush=True)
+                results["failed"].append(str(error))
+                save()
+                continue
             results["rows"].append(row)
             shown = {key: row[key] for key in ("work", "peer", "unit", "ours", "theirs", "ratio", "peak_rss_ratio")}
             print(f"{time.monotonic() - begun:6.0f} s  {json.dumps(shown)}", flush=True)
@@ -187,7 +199,7 @@ def main() -> None:
     results["machine"] = machine.measured(folder, results["rows"], given.threads)
     print(json.dumps(results["machine"], indent=1), flush=True)
     save()
-    if not (given.quick or given.only):
+    if not given.quick and given.only == [""]:
         results["growth"] = growth.measured(folder, given.threads)
         save()
 

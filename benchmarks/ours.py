@@ -32,6 +32,7 @@ from chatwright.stages.rl import RL
 from chatwright.training.loop import Loader, Training, fit
 
 STEPS = 10_000  # more than the driver will ask for
+MICRO = pieces.BATCH // 2  # rows at once: as fast as all of a step, in half the memory
 
 
 class Timed:
@@ -68,7 +69,7 @@ def sft(given: Namespace, renderer: Renderer) -> None:
         for row in pieces.rows(given.data / "conversations.jsonl")
     ]
     model = load_model(given.model)
-    loader = Batches(rows, renderer.collate, pieces.BATCH, STEPS, 0, lengths=lengths_of(rows))
+    loader = Batches(rows, renderer.collate, pieces.BATCH, STEPS, 0, MICRO, lengths_of(rows))
     train(CausalLanguageModel(model, renderer), Timed(loader, len(rows) // pieces.BATCH, pieces.supervised(given.data)))
 
 
@@ -98,7 +99,7 @@ def _groups(given: Namespace, renderer: Renderer) -> list[rankings.Group]:
 
 def _train_on_groups(objective: Objective, groups: list[rankings.Group], renderer: Renderer) -> None:
     lengths = [max(map(len, group.rows)) for group in groups]
-    loader = Batches(groups, partial(rankings.collate, renderer), pieces.BATCH, STEPS, 0, lengths=lengths)
+    loader = Batches(groups, partial(rankings.collate, renderer), pieces.BATCH, STEPS, 0, MICRO, lengths)
     train(objective, Timed(loader, len(groups) // pieces.BATCH, len(groups)))
 
 

@@ -77,9 +77,14 @@ def dpo(given: Any, out: str) -> Any:
 
     rows = pieces.rows(given.data / "pairs.jsonl")
     config = DPOConfig(
-        **COMMON, output_dir=out, max_length=pieces.MAX_LENGTH, per_device_train_batch_size=pieces.BATCH,
-        model_init_kwargs=FP32, precompute_ref_log_probs=True,
-    )  # fmt: skip
+        **COMMON,
+        output_dir=out,
+        max_length=pieces.MAX_LENGTH,
+        per_device_train_batch_size=pieces.BATCH // 2,
+        gradient_accumulation_steps=2,
+        model_init_kwargs=FP32,
+        precompute_ref_log_probs=True,
+    )  # fmt: skip  (a whole batch at once takes more than 20 GB)
     trainer = DPOTrainer(str(given.model), args=config, train_dataset=Dataset.from_list(rows))
     trainer.add_callback(Steps(len(rows) // pieces.BATCH, len(rows)))
     return trainer

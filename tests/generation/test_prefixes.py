@@ -4,7 +4,9 @@ from collections import deque
 
 import pytest
 import torch
-from tests.conftest import picture
+from tests.conftest import picture, spread
+
+from transformers import MistralConfig, MistralForCausalLM
 
 from chatwright.data.records import Message
 from chatwright.data.render import Rendered
@@ -36,10 +38,24 @@ def answered(engine, decoder, conversations):
     return requests, sum(rows * tokens for rows, tokens in read)
 
 
-@pytest.mark.parametrize("kind", ["text", "pictures"])
-def test_answers_are_those_of_a_conversation_read_anew(kind, assistant, language_model, renderer):
+@pytest.fixture
+def short_sighted(language_model):
+    """A model whose layers see the latest 12 tokens alone."""
+    torch.manual_seed(0)
+    size = len(language_model.get_input_embeddings().weight)
+    config = MistralConfig(
+        vocab_size=size, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=128, sliding_window=12,
+    )  # fmt: skip
+    model = MistralForCausalLM(config).eval()
+    spread(model)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["text", "pictures", "window"])
+def test_answers_are_those_of_a_conversation_read_anew(kind, assistant, language_model, short_sighted, renderer):
     """Three turns of conversations of different lengths, some of which another one joins, answered together."""
-    model = assistant if kind == "pictures" else language_model
+    model = {"text": language_model, "pictures": assistant, "window": short_sighted}[kind]
     parts = [[picture(1)], [picture(2), picture(3)], [], []] if kind == "pictures" else [[]] * 4
     conversations = [
         [Message.of("user", text, *some)] for text, some in zip(["What? ", "Dogs. ", "狗", LONG], parts, strict=True)
@@ -55,9 +71,10 @@ def test_answers_are_those_of_a_conversation_read_anew(kind, assistant, language
                 for row, completion in zip(request.rows, alone[0], strict=True):
                     assert row.tokens == completion.tokens
                     assert row.logprobs == pytest.approx(completion.logprobs, abs=1e-4)
-            for one, request in zip(conversations, requests, strict=True):
+            for place, (one, request) in enumerate(zip(conversations, requests, strict=True)):
                 text = engine.complete(request.rows[0]).text
-                one += [Message.of("assistant", text), Message.of("user", f"{LONG if turn == 0 else ''}Now?")]
+                question = f"{LONG if turn == 0 else ''}Now{'?' * place}"
+                one += [Message.of("assistant", text), Message.of("user", question)]
             if turn == 1:
                 conversations.append([Message.of("user", "A dog.")])
     assert saved > 100

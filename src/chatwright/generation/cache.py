@@ -77,12 +77,14 @@ class SlotCache:
     into its slot. So no other row is copied, and attention reaches over the longest row alone.
 
     ``shared`` is False for models with layers of other kinds, such as recurrent states: their rows come together.
+    ``windowed`` is True where some layers see the latest tokens alone, counted by places.
     """
 
     def __init__(self, config: PreTrainedConfig):
         self.config = config
         self.window = Window()
         self.cache = DynamicCache(config=config)
+        self.windowed = any(isinstance(layer, DynamicSlidingWindowLayer) for layer in self.cache.layers)
         self.cache.layers = [
             SlotLayer(self.window) if type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) else layer
             for layer in self.cache.layers

@@ -86,7 +86,9 @@ class Decoder:
             return
         known = [self.prefixes.find(request.prompt) if self.prefixes else None for request in entering]
         reading = [_Reading(*one) for one in zip(entering, known, strict=True)]
-        for part in _of_like_length(reading) if self.cache.shared else filter(None, [reading]):
+        # A gap between what is known of a prompt and what is read would count in a window.
+        padding = 1.0 if self.cache.windowed and any(known) else PADDING
+        for part in _of_like_length(reading, padding) if self.cache.shared else filter(None, [reading]):
             self._read(part)
 
     @torch.inference_mode()
@@ -209,11 +211,11 @@ class _Reading:
         return len(self.request.prompt) - len(self.rest)
 
 
-def _of_like_length(readings: Sequence[_Reading]) -> list[list[_Reading]]:
-    """What is read together, by the tokens that are to be read, the longest first."""
+def _of_like_length(readings: Sequence[_Reading], padding: float) -> list[list[_Reading]]:
+    """What is read together: at most ``padding`` times as many tokens as of the shortest, the longest first."""
     groups: list[list[_Reading]] = []
     for one in sorted(readings, key=lambda one: -len(one.rest)):
-        if groups and len(groups[-1][0].rest) <= PADDING * len(one.rest):
+        if groups and len(groups[-1][0].rest) <= padding * len(one.rest):
             groups[-1].append(one)
         else:
             groups.append([one])

@@ -5,7 +5,6 @@ from collections import deque
 import pytest
 import torch
 from tests.conftest import picture, spread
-
 from transformers import MistralConfig, MistralForCausalLM
 
 from chatwright.data.records import Message

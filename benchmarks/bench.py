@@ -170,13 +170,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--pairs", type=int, default=3, help="turns of each program that count")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--only", nargs="*", default=[""], help="works and peers whose name has one of these")
+    parser.add_argument(
+        "--only", nargs="*", help="works and peers whose name has one of these; the others' results stay"
+    )
     parser.add_argument("--out", type=Path, default=HERE)
     given = parser.parse_args()
     folder = ENVIRONMENTS / "data"
     data.main(folder, MODEL)
     begun = time.monotonic()
     results: dict[str, Any] = {"threads": given.threads, "pairs": given.pairs, "rows": [], "failed": []}
+    if given.only and (given.out / "results.json").exists():
+        results = json.loads((given.out / "results.json").read_text())
 
     def save() -> None:
         """After every part, so that nothing is lost of what takes long."""
@@ -184,7 +188,7 @@ def main() -> None:
         plot.draw(results, given.out / "results.svg")
 
     for peer, work, count in comparisons(given.quick):
-        if any(name in f"{work} {peer.name}" for name in given.only):
+        if not given.only or any(name in f"{work} {peer.name}" for name in given.only):
             try:
                 row = compare(peer, work, count, folder, given.threads, given.pairs)
             except Ended as error:  # such as for want of memory
@@ -192,14 +196,15 @@ def main() -> None:
                 results["failed"].append(str(error))
                 save()
                 continue
-            results["rows"].append(row)
+            of = (row["work"], row["version"])
+            results["rows"] = [one for one in results["rows"] if (one["work"], one["version"]) != of] + [row]
             shown = {key: row[key] for key in ("work", "peer", "unit", "ours", "theirs", "ratio", "peak_rss_ratio")}
             print(f"{time.monotonic() - begun:6.0f} s  {json.dumps(shown)}", flush=True)
             save()
     results["machine"] = machine.measured(folder, results["rows"], given.threads)
     print(json.dumps(results["machine"], indent=1), flush=True)
     save()
-    if not given.quick and given.only == [""]:
+    if not (given.quick or given.only):
         results["growth"] = growth.measured(folder, given.threads)
         save()
 

@@ -32,7 +32,10 @@ from chatwright.stages.rl import RL
 from chatwright.training.loop import Loader, Training, fit
 
 STEPS = 10_000  # more than the driver will ask for
-MICRO = pieces.BATCH // 2  # rows at once: as fast as all of a step, in half the memory
+TRAINING = Training(
+    learning_rate=1e-6, warmup=0, decay="constant", precision="bf16", checkpoint_seconds=math.inf, log_every=STEPS
+)
+MICRO = pieces.BATCH // 2  # rows at once
 
 
 class Timed:
@@ -56,11 +59,8 @@ class Timed:
 
 
 def train(objective: Objective, loader: Loader) -> None:
-    settings = Training(
-        learning_rate=1e-6, warmup=0, decay="constant", precision="bf16", checkpoint_seconds=math.inf, log_every=STEPS
-    )
     with tempfile.TemporaryDirectory() as out:
-        fit(objective, loader, settings, Path(out), "bench")
+        fit(objective, loader, TRAINING, Path(out), "bench")
 
 
 def sft(given: Namespace, renderer: Renderer) -> None:
@@ -113,6 +113,7 @@ def reinforce(given: Namespace, renderer: Renderer, method: str) -> None:
     settings = RL(
         str(given.model), given.data, method=method, iterations=STEPS, rollouts=pieces.ROLLOUTS, minibatches=1,
         micro_batch=0, sampling_batch=pieces.ROLLOUTS, max_new_tokens=pieces.NEW_TOKENS,
+        training=TRAINING,
     )  # fmt: skip
     if method == "ppo":
         judge: Any = RewardModel(copy.deepcopy(policy))

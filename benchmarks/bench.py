@@ -196,8 +196,8 @@ def main() -> None:
                 results["failed"].append(str(error))
                 save()
                 continue
-            of = (row["work"], row["version"])
-            results["rows"] = [one for one in results["rows"] if (one["work"], one["version"]) != of] + [row]
+            of = (row["work"], row["peer"])
+            results["rows"] = [one for one in results["rows"] if (one["work"], one["peer"]) != of] + [row]
             shown = {key: row[key] for key in ("work", "peer", "unit", "ours", "theirs", "ratio", "peak_rss_ratio")}
             print(f"{time.monotonic() - begun:6.0f} s  {json.dumps(shown)}", flush=True)
             save()

@@ -19,7 +19,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     ]
     figure, axes = plt.subplots(1, 1 + len(curves), figsize=(6 + 3.2 * len(curves), 4.5), squeeze=False)
     rows = results["rows"]
-    bars, labels = axes[0][0], [f"{row['work']}: {row['version']}" for row in rows]
+    bars, labels = axes[0][0], [f"{row['work']}: {row['peer']} {row['version'].split()[-1]}" for row in rows]
     medians = [row["ratio"]["median"] for row in rows]
     spread = [[m - row["ratio"]["min"], row["ratio"]["max"] - m] for m, row in zip(medians, rows, strict=True)]
     bars.barh(labels, medians, xerr=list(zip(*spread, strict=True)) or None, color="#4c78a8")

@@ -113,10 +113,10 @@ def ppo(given: Any, out: str) -> Any:
     rows = [{"input_ids": row["tokens"]} for row in pieces.rows(given.data / "prompts.jsonl")]
     config = PPOConfig(
         **COMMON | {"num_train_epochs": 1}, output_dir=out, total_episodes=10_000 * pieces.ROLLOUTS,
-        per_device_train_batch_size=pieces.ROLLOUTS, num_mini_batches=1, num_ppo_epochs=1,
-        local_rollout_forward_batch_size=pieces.ROLLOUTS, response_length=pieces.NEW_TOKENS, temperature=1.0,
+        per_device_train_batch_size=pieces.ROLLOUTS // 4, gradient_accumulation_steps=4, num_mini_batches=1,
+        num_ppo_epochs=1, local_rollout_forward_batch_size=pieces.ROLLOUTS // 4, response_length=pieces.NEW_TOKENS, temperature=1.0,
         stop_token="eos", num_sample_generations=0,
-    )  # fmt: skip
+    )  # fmt: skip  (all rollouts at once take more than 15 GB)
     policy, reference = (AutoModelForCausalLM.from_pretrained(given.model, **FP32) for _ in range(2))
     judge, critic = (
         AutoModelForSequenceClassification.from_pretrained(given.model, num_labels=1, **FP32) for _ in range(2)

@@ -76,15 +76,11 @@ def dpo(given: Any, out: str) -> Any:
     from trl import DPOConfig, DPOTrainer
 
     rows = pieces.rows(given.data / "pairs.jsonl")
+    # All at once take more than 15 GB.
     config = DPOConfig(
-        **COMMON,
-        output_dir=out,
-        max_length=pieces.MAX_LENGTH,
-        per_device_train_batch_size=pieces.BATCH // 2,
-        gradient_accumulation_steps=2,
-        model_init_kwargs=FP32,
-        precompute_ref_log_probs=True,
-    )  # fmt: skip  (a whole batch at once takes more than 20 GB)
+        **COMMON, output_dir=out, max_length=pieces.MAX_LENGTH, per_device_train_batch_size=pieces.BATCH // 2,
+        gradient_accumulation_steps=2, model_init_kwargs=FP32, precompute_ref_log_probs=True,
+    )  # fmt: skip
     trainer = DPOTrainer(str(given.model), args=config, train_dataset=Dataset.from_list(rows))
     trainer.add_callback(Steps(len(rows) // pieces.BATCH, len(rows)))
     return trainer
@@ -111,12 +107,13 @@ def ppo(given: Any, out: str) -> Any:
 
     tokenizer = AutoTokenizer.from_pretrained(given.model, padding_side="left")
     rows = [{"input_ids": row["tokens"]} for row in pieces.rows(given.data / "prompts.jsonl")]
+    at_once = pieces.ROLLOUTS // 4  # all of them take more than 13 GB
     config = PPOConfig(
         **COMMON | {"num_train_epochs": 1}, output_dir=out, total_episodes=10_000 * pieces.ROLLOUTS,
-        per_device_train_batch_size=pieces.ROLLOUTS // 4, gradient_accumulation_steps=4, num_mini_batches=1,
-        num_ppo_epochs=1, local_rollout_forward_batch_size=pieces.ROLLOUTS // 4, response_length=pieces.NEW_TOKENS, temperature=1.0,
+        per_device_train_batch_size=at_once, gradient_accumulation_steps=4, num_mini_batches=1, num_ppo_epochs=1,
+        local_rollout_forward_batch_size=at_once, response_length=pieces.NEW_TOKENS, temperature=1.0,
         stop_token="eos", num_sample_generations=0,
-    )  # fmt: skip  (all rollouts at once take more than 15 GB)
+    )  # fmt: skip
     policy, reference = (AutoModelForCausalLM.from_pretrained(given.model, **FP32) for _ in range(2))
     judge, critic = (
         AutoModelForSequenceClassification.from_pretrained(given.model, num_labels=1, **FP32) for _ in range(2)

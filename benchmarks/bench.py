@@ -178,7 +178,7 @@ def main() -> None:
     folder = ENVIRONMENTS / "data"
     data.main(folder, MODEL)
     begun = time.monotonic()
-    results: dict[str, Any] = {"threads": given.threads, "pairs": given.pairs, "rows": [], "failed": []}
+    results: dict[str, Any] = {"threads": given.threads, "pairs": given.pairs, "rows": [], "failed": {}}
     if given.only and (given.out / "results.json").exists():
         results = json.loads((given.out / "results.json").read_text())
 
@@ -193,9 +193,10 @@ def main() -> None:
                 row = compare(peer, work, count, folder, given.threads, given.pairs)
             except Ended as error:  # such as for want of memory
                 print(f"{time.monotonic() - begun:6.0f} s  {error}", flush=True)
-                results["failed"].append(str(error))
+                results["failed"][f"{work}, {peer.name}"] = str(error)
                 save()
                 continue
+            results["failed"].pop(f"{work}, {peer.name}", None)
             of = (row["work"], row["peer"])
             results["rows"] = [one for one in results["rows"] if (one["work"], one["peer"]) != of] + [row]
             shown = {key: row[key] for key in ("work", "peer", "unit", "ours", "theirs", "ratio", "peak_rss_ratio")}

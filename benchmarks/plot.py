@@ -30,9 +30,15 @@ def draw(results: dict[str, Any], path: Path) -> None:
     bars.invert_yaxis()
     bars.set_xlabel("times as fast as the peer (red: the target)")
     for axis, (of, what, points) in zip(axes[0][1:], curves, strict=True):
-        axis.plot([point["x"] for point in points], [point["y"] for point in points], marker="o")
+        places, rates = [point["x"] for point in points], [point["y"] for point in points]
+        axis.plot(places, rates, marker="o")
         axis.set_xscale("log", base=2)
-        axis.set_yscale("log", base=2)
+        axis.set_xticks(places, [f"{place:.3g}" for place in places])
+        axis.minorticks_off()
+        if max(rates) > 20 * min(rates):
+            axis.set_yscale("log")
+        else:
+            axis.set_ylim(bottom=0)
         axis.set_xlabel(what)
         axis.set_ylabel(f"{of}, tokens/s")
     figure.tight_layout()

@@ -51,11 +51,9 @@ class Timed:
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         self.pieces.begin()
-        for number, step in enumerate(self.loader, 1):
+        for step in self.loader:
             yield step
-            if number % self.steps == 0:
-                self.pieces.end(self.amount)
-                self.pieces.begin()
+            self.pieces.step(self.steps, self.amount)
 
 
 def train(objective: Objective, loader: Loader) -> None:

@@ -27,6 +27,7 @@ class Pieces:
         self._lines = os.fdopen(os.dup(1), "w", buffering=1)
         os.dup2(2, 1)  # what libraries print is not for the driver
         self._begun = 0.0
+        self._done = 0
 
     def begin(self) -> None:
         print(json.dumps({"ready": self.version}), file=self._lines)
@@ -39,6 +40,13 @@ class Pieces:
         seconds = time.perf_counter() - self._begun
         rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(json.dumps({"seconds": seconds, "amount": amount, "peak_rss": rss}), file=self._lines)
+
+    def step(self, steps: int, amount: float) -> None:
+        """One of the ``steps`` of a piece has been done; after the last the next piece begins."""
+        self._done += 1
+        if self._done % steps == 0:
+            self.end(amount)
+            self.begin()
 
 
 def arguments() -> argparse.Namespace:

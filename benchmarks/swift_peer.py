@@ -25,14 +25,11 @@ class Steps(TrainerCallback):
     steps, amount = 1, 1.0
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.pieces, self.done = pieces.Pieces(f"ms-swift {__version__}"), 0
+        self.pieces = pieces.Pieces(f"ms-swift {__version__}")
         self.pieces.begin()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.done += 1
-        if self.done % self.steps == 0:
-            self.pieces.end(self.amount)
-            self.pieces.begin()
+        self.pieces.step(self.steps, self.amount)
 
 
 class Timed:

@@ -31,16 +31,13 @@ class Steps(TrainerCallback):
     """Ends a piece after so many steps; ``amount`` is what that is."""
 
     def __init__(self, steps: int, amount: float) -> None:
-        self.pieces, self.steps, self.amount, self.done = pieces.Pieces(f"trl {trl.__version__}"), steps, amount, 0
+        self.pieces, self.steps, self.amount = pieces.Pieces(f"trl {trl.__version__}"), steps, amount
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self.pieces.begin()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.done += 1
-        if self.done % self.steps == 0:
-            self.pieces.end(self.amount)
-            self.pieces.begin()
+        self.pieces.step(self.steps, self.amount)
 
 
 def sft(given: Any, out: str) -> Any:

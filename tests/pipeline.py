@@ -70,7 +70,7 @@ STAGES: dict[str, Callable[[Path], Stage]] = {
     ),
     "lora": lambda made: SFT(
         str(made / "align"), made / "demonstrations.parquet", 8, 4, 3, adapter=Adapter("lora"),
-        training=course(precision="bf16"),
+        training=course(precision="bf16", activation_checkpointing="full"),
     ),
     "annotate": lambda made: Annotate(
         str(made / "sft"), made / "demonstrations.parquet", responses=4, max_new_tokens=8, heldout=0.3, chunk=2
@@ -87,7 +87,8 @@ STAGES: dict[str, Callable[[Path], Stage]] = {
     "dapo": lambda made: RL(
         str(made / "sft"), made / "demonstrations.parquet", verifier=SHORTNESS, environment=MORE, turns=2,
         method="dapo", responses=4, iterations=3, rollouts=8, minibatches=2, max_new_tokens=16,
-        adapter=Adapter("lora", dropout=0.0), training=course(precision="bf16"),
+        adapter=Adapter("lora", dropout=0.0),
+        training=course(precision="bf16", activation_checkpointing="selective"),
     ),
     "prefer": lambda made: Prefer(
         str(made / "sft"), made / "annotate/comparisons.parquet", made / "annotate/comparisons_heldout.parquet", "dpo",

@@ -21,6 +21,7 @@ from chatwright.errors import ChatwrightError
 from chatwright.files import write
 from chatwright.objectives.base import Objective
 from chatwright.training import checkpoint, distributed
+from chatwright.training.activations import checkpointed
 from chatwright.training.checkpoint import Checkpoints
 from chatwright.training.distributed import Spread
 from chatwright.training.optimizer import make_optimizers, schedule
@@ -34,6 +35,7 @@ class Training:
     learning_rate: at its peak. warmup: part of the steps over which it rises. decay: cosine, linear, wsd or constant.
     optimizer: adamw or muon. weight_decay: of matrices. clip: largest norm of the gradient.
     precision: fp32, bf16, or auto: bf16 on a GPU, and on a CPU whichever a short trial finds faster.
+    activation_checkpointing: none, selective or full: saves memory for time (`chatwright.training.activations`).
     checkpoint_seconds: time between checkpoints; more where saving is slow. log_every: steps between lines of metrics.
     """
 
@@ -44,6 +46,7 @@ class Training:
     weight_decay: float = 0.01
     clip: float = 1.0
     precision: str = "auto"
+    activation_checkpointing: str = "none"
     checkpoint_seconds: float = 30.0
     log_every: int = 5
 
@@ -79,12 +82,13 @@ def fit(objective: Objective, loader: Loader, settings: Training, out: Path, tit
     parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
     state, log = out / "state" / title, out / "metrics.jsonl" if distributed.first() else Path(os.devnull)
     loader.share(distributed.rank(), distributed.size())
-    with Checkpoints(state) as checkpoints:
+    with Checkpoints(state) as checkpoints, checkpointed(spread.objective, settings.activation_checkpointing):
         step, tokens = _resume(checkpoints, spread.objective, optimizers, loader)
         logged = _logged(log, title)
         precision = ""
-        # The cast weights of a pass without gradients, kept, would get theirs after FSDP2 has added up the layer's.
-        kept = distributed.size() == 1
+        # The cast weights of a pass without gradients, kept, would get theirs after FSDP2 has added up the layer's, and
+        # a layer that is computed once more would find others than it had.
+        kept = distributed.size() == 1 and settings.activation_checkpointing == "none"
         sums: dict[str, list[Tensor]] = defaultdict(list)
         saved = begun = time.monotonic()
         cost, since = 0.0, 0

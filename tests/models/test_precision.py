@@ -13,11 +13,15 @@ CPU = torch.device("cpu")
 
 
 def test_precision_is_what_was_asked_for_or_what_is_faster():
-    assert (dtype_of("fp32", CPU, 4), dtype_of("bf16", CPU, 4)) == (torch.float32, torch.bfloat16)
+    assert [dtype_of(name, CPU, 4) for name in ("fp32", "bf16", "int8")] == [
+        torch.float32,
+        torch.bfloat16,
+        torch.bfloat16,
+    ]
     assert dtype_of("auto", CPU, 4) in (torch.float32, torch.bfloat16)
     assert dtype_of("auto", torch.device("cuda"), 4) is torch.bfloat16
-    with pytest.raises(ChatwrightError, match="precision 'int8' is not known"):
-        dtype_of("int8", CPU, 4)
+    with pytest.raises(ChatwrightError, match="precision 'fp4' is not known"):
+        dtype_of("fp4", CPU, 4)
 
 
 def test_half_precision_says_almost_the_same_of_texts_and_pictures(assistant, renderer, conversations):

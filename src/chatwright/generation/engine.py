@@ -58,6 +58,7 @@ class Engine:
         cache_bytes: what the keys and values of all rows may take; a single prompt with its samples always may.
         kept_bytes: what those of answers that have ended may take besides, until the decoder is closed: a prompt that
             begins as another one did, answer included, is read from there on.
+        int8: whether to compute from weights of 8 bits (`chatwright.generation.weights`).
     """
 
     def __init__(
@@ -67,12 +68,14 @@ class Engine:
         batch_size: int = 64,
         cache_bytes: int = CACHE_BYTES,
         kept_bytes: int = 0,
+        int8: bool = False,
     ):
         self.model = model
         self.renderer = renderer
         self.batch_size = batch_size
         self.cache_bytes = cache_bytes
         self.kept_bytes = kept_bytes
+        self.int8 = int8
 
     def generate(
         self,
@@ -240,7 +243,7 @@ class Engine:
         training = [module for module in self.model.modules() if module.training]
         self.model.eval()
         try:
-            with prepared(self.model, self.batch_size):
+            with prepared(self.model, self.batch_size, self.int8):
                 yield Decoder(self.model, self.renderer, self.batch_size, self.cache_bytes, self.kept_bytes)
         finally:
             for module in training:

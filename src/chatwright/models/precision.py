@@ -10,7 +10,7 @@ from torch import nn
 
 from chatwright.errors import ChatwrightError
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.bfloat16}  # int8: of what is between products
 WIDTH = 1024  # of the trial's matrices
 
 
@@ -18,7 +18,8 @@ def dtype_of(precision: str, device: torch.device, rows: int) -> torch.dtype:
     """The dtype for a model that writes so many answers together.
 
     Args:
-        precision: fp32, bf16, or auto: bf16 on a GPU, and on a CPU where it multiplies matrices faster.
+        precision: fp32, bf16, int8 (linear layers of 8 bits, all else bf16), or auto: bf16 on a GPU, and on a CPU where
+            it multiplies matrices faster.
 
     Raises:
         ChatwrightError: it is none of them.
@@ -26,7 +27,7 @@ def dtype_of(precision: str, device: torch.device, rows: int) -> torch.dtype:
     if precision == "auto":
         return torch.bfloat16 if device.type != "cpu" else _faster(rows)
     if precision not in DTYPES:
-        raise ChatwrightError(f"precision {precision!r} is not known; use auto, fp32 or bf16")
+        raise ChatwrightError(f"precision {precision!r} is not known; use auto, fp32, bf16 or int8")
     return DTYPES[precision]
 
 
@@ -46,7 +47,7 @@ def cast(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 @torch.inference_mode()
 def _faster(rows: int) -> torch.dtype:
     """Whichever multiplies a batch with a feed-forward layer faster; the best of several trials each, in turn."""
-    seconds = dict.fromkeys(DTYPES.values(), math.inf)
+    seconds = dict.fromkeys((torch.float32, torch.bfloat16), math.inf)
     weights = {dtype: torch.zeros(4 * WIDTH, WIDTH, dtype=dtype) for dtype in seconds}
     for _ in range(10):
         for dtype, weight in weights.items():

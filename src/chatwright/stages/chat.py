@@ -13,6 +13,7 @@ from chatwright.evaluation.artifacts import assistant_of
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
 from chatwright.models.load import checkpoint_of, load_model
+from chatwright.models.precision import dtype_of
 from chatwright.stages.base import Stage
 from chatwright.training.loop import best_device
 
@@ -35,6 +36,7 @@ class Chat(Stage):
         max_new_tokens: the longest answer.
         system: instructions that the model reads first.
         seed: of the sampling where the temperature is above 0.
+        precision: fp32, bf16, int8 (on a CPU) or auto, as `serve` has it.
     """
 
     artifact: ClassVar[bool] = False
@@ -46,10 +48,12 @@ class Chat(Stage):
     max_new_tokens: int = 256
     system: str = ""
     seed: int = 0
+    precision: str = "fp32"
 
     def run(self, out: Path) -> None:
         folder = checkpoint_of(assistant_of(self.model))
-        engine = Engine(load_model(folder).to(best_device()), Renderer.load(folder))
+        model = load_model(folder, dtype_of(self.precision, best_device(), rows=1)).to(best_device())
+        engine = Engine(model, Renderer.load(folder), batch_size=1, int8=self.precision == "int8")
         sampling = Sampling(self.max_new_tokens, self.temperature, self.top_p, seed=self.seed)
         system = [Message.of("system", self.system)] if self.system else []
         Conversation(engine, sampling, system).hold(self.image)

@@ -108,10 +108,10 @@ def reinforce(given: Namespace, renderer: Renderer, method: str) -> None:
     ]
     policy = load_model(given.model)
     reference = copy.deepcopy(policy)
+    at_once = pieces.ROLLOUTS // 4 if method == "ppo" else 0  # four models beside those of a peer fill the memory
     settings = RL(
         str(given.model), given.data, method=method, iterations=STEPS, rollouts=pieces.ROLLOUTS, minibatches=1,
-        micro_batch=0, sampling_batch=pieces.ROLLOUTS, max_new_tokens=pieces.NEW_TOKENS,
-        training=TRAINING,
+        micro_batch=at_once, sampling_batch=pieces.ROLLOUTS, max_new_tokens=pieces.NEW_TOKENS, training=TRAINING,
     )  # fmt: skip
     if method == "ppo":
         judge: Any = RewardModel(copy.deepcopy(policy))

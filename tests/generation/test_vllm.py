@@ -1,6 +1,7 @@
 import copy
 import json
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ def test_greedy_answers_are_those_of_the_engine(speaking, assistant, renderer, w
     sampling = Sampling(12, 0, alternatives=3)
     theirs = VLLM(url, renderer).generate(words, sampling, n=2, progress=told.append)
     assert all_same(theirs, Engine(assistant, renderer).generate(words, sampling, n=2))
-    assert told == [1, 2]
+    assert told in ([1, 2], [2])
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
@@ -114,7 +115,7 @@ def test_samples_follow_from_seed_prompt_and_number(speaking, language_model, re
     assert backend.generate(words[::-1], Sampling(8), n=2)[::-1] == both
     assert [answers[0] for answers in backend.generate([words[0]] * 2, Sampling(8))] == both[0]
     assert backend.generate(words, Sampling(8, seed=1), n=2) != both
-    assert VLLM(backend.url, renderer).generate([], Sampling(8)) == []
+    assert VLLM(f"{backend.url}/v1/", renderer).generate([], Sampling(8)) == []
 
 
 def test_no_more_requests_than_were_allowed_are_under_way(speaking, language_model, renderer, words):
@@ -126,6 +127,7 @@ def test_no_more_requests_than_were_allowed_are_under_way(speaking, language_mod
         under_way.append(body)
         most.append(len(under_way))
         together.wait(10)
+        time.sleep(0.1)  # one too many would come meanwhile
         under_way.remove(body)
 
     backend = VLLM(url, renderer, batch_size=3)

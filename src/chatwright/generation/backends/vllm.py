@@ -44,7 +44,7 @@ class VLLM(Backend):
 
     def __init__(self, url: str, renderer: Renderer, batch_size: int = 64) -> None:
         super().__init__(renderer, batch_size)
-        self.url = url.rstrip("/")
+        self.url = url.rstrip("/").removesuffix("/v1")  # OpenAI's clients want it there
         self._client = httpx.Client(
             base_url=self.url, timeout=TIMEOUT, limits=httpx.Limits(max_connections=batch_size + 1)
         )
@@ -72,20 +72,19 @@ class VLLM(Backend):
         n: int = 1,
         progress: Callable[[int], None] | None = None,
     ) -> list[list[Completion]]:
-        asked = self._asked(prompts, sampling, n)
         requests, waiting = [], []
-        for prompt, one, first in asked:
+        for prompt, one, first in self._asked(prompts, sampling, n):
             request = Request(prompt, [Row(prompt, one, self._room(prompt, one), None) for _ in range(n)])
             requests.append(request)
-            waiting += [(request, row, self._body(row, first + place)) for place, row in enumerate(request.rows)]
-        self._check([row for _, row, _ in waiting])
-        futures = {self._threads.submit(self._write, row, body): request for request, row, body in waiting}
+            waiting += [(row, self._body(row, first + place)) for place, row in enumerate(request.rows)]
+        self._check([row for row, _ in waiting])
+        futures = [self._threads.submit(self._write, row, body) for row, body in waiting]
         answered = 0
         try:
             for future in as_completed(futures):
                 future.result()
-                if futures[future].ended and progress:
-                    answered += 1
+                before, answered = answered, sum(request.ended for request in requests)
+                if answered > before and progress:
                     progress(answered)
         finally:
             for future in futures:

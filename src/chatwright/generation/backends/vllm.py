@@ -45,10 +45,8 @@ class VLLM(Backend):
     def __init__(self, url: str, renderer: Renderer, batch_size: int = 64) -> None:
         super().__init__(renderer, batch_size)
         self.url = url.rstrip("/").removesuffix("/v1")  # OpenAI's clients want it there
-        self._client = httpx.Client(
-            base_url=self.url, timeout=TIMEOUT, limits=httpx.Limits(max_connections=batch_size + 1)
-        )
         self._threads = ThreadPoolExecutor(batch_size)
+        self._client = httpx.Client(base_url=self.url, timeout=TIMEOUT, limits=httpx.Limits())  # the threads limit it
         self._processed = False  # whether log-probabilities are known to be those of what is sampled from
         models = self._call("GET", "/v1/models").get("data")
         if not models or not models[0].get("max_model_len"):

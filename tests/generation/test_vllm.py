@@ -274,6 +274,29 @@ def test_rl_learns_from_what_a_server_says(speaking, talker, renderer, files, ad
     assert not (files / "rl/state").exists()
 
 
+def test_rl_goes_on_where_a_server_failed(speaking, talker, renderer, files):
+    talker.save_pretrained(files / "model")
+    url, speaker = speaking(talker, renderer)
+    stage = RL(
+        str(files / "model"), files / "prompts.parquet", verifier="tests.pipeline:shortness", method="grpo",
+        responses=2, rollouts=8, minibatches=2, iterations=3, max_new_tokens=8, server=url,
+        training=course(learning_rate=3e-2),
+    )  # fmt: skip
+    execute(stage, files / "whole")
+
+    def gate(body):
+        speaker.failures = 1000 * (len(speaker.loaded) == 5)  # in the second round
+
+    speaker.gate = gate
+    with pytest.raises(ChatwrightError, match="503"):
+        execute(stage, files / "cut")
+    speaker.gate, speaker.failures = lambda body: None, 0
+    execute(stage, files / "cut")
+    assert [folder.name for folder in speaker.loaded[3:]] == ["00000", "00001", "00001", "00002"]
+    weights = [(files / out / "model/model.safetensors").read_bytes() for out in ("whole", "cut")]
+    assert weights[0] == weights[1]
+
+
 def test_what_has_arrived_is_judged_while_a_server_writes_on(speaking, talker, renderer, files, monkeypatch):
     """The answers to the second prompt come only after those to the first have been judged."""
     talker.save_pretrained(files / "model")

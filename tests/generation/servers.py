@@ -44,6 +44,7 @@ class Speaker:
         self.asked: list[dict[str, Any]] = []
         self.loaded: list[Path] = []
         self.remembered: dict[str, dict[str, Any]] = {}
+        self.breaks_after = -1  # tokens of a stream
         self.gate: Callable[[dict[str, Any]], None] = lambda body: None  # what a request waits for
         self.lock = threading.Lock()
         self.app = FastAPI()
@@ -155,4 +156,8 @@ class Speaker:
             part = {"index": 0, "token_ids": [token], "logprobs": logprobs}
             said = {"choices": [{**part, "finish_reason": choice["finish_reason"] if last else None}]}
             yield f"data: {json.dumps(said)}\n\n"
+            if place == self.breaks_after:
+                yield 'data: {"error": {"message": "out of memory", "code": 500}}\n\n'
+                return
+        yield 'data: {"choices": [], "usage": {}}\n\n'
         yield "data: [DONE]\n\n"

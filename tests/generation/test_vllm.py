@@ -217,6 +217,9 @@ def test_faults_name_the_server_and_a_remedy(speaking, language_model, renderer,
         backend.generate(words[:1], Sampling(2, 0))
     with pytest.raises(ChatwrightError, match=r"404 \(no model another\)"):
         next(backend.stream(words[0], Sampling(2, 0)))
+    backend.model, speaker.breaks_after = "tiny", 3
+    with pytest.raises(ChatwrightError, match=r"gave up an answer \(out of memory\)"):
+        list(backend.stream(words[0], Sampling(20, 0)))
     with pytest.raises(ChatwrightError, match=r"500 .no weights in"):
         backend.load(tmp_path / "nothing")
     assert not speaker.paused

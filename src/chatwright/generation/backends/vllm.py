@@ -184,17 +184,17 @@ class VLLM(Backend):
 
     def _take(self, row: Row, said: dict[str, Any]) -> None:
         """What a response, or an event of one, adds to a row."""
-        if not said.get("choices"):
-            raise ChatwrightError(f"{self.url}: {_reason(said)}; ask for less at once, or {BUILT_IN}")
-        (choice,) = said["choices"]
-        if choice.get("token_ids") is None:
-            raise ChatwrightError(f"{self.url}: it returns no token ids; use a newer vLLM (return_token_ids)")
-        logprobs = choice["logprobs"] or {"token_logprobs": [], "top_logprobs": []}
-        row.tokens += choice["token_ids"]
-        row.logprobs += logprobs["token_logprobs"]
-        if count := row.sampling.alternatives:
-            row.alternatives += [_most_likely(tokens, count) for tokens in logprobs["top_logprobs"]]
-        row.finish = choice["finish_reason"]
+        if "choices" not in said:
+            raise ChatwrightError(f"{self.url}: it gave up an answer ({_reason(said)}); see its log and run again")
+        for choice in said["choices"]:  # none in an event that tells of usage
+            if choice.get("token_ids") is None:
+                raise ChatwrightError(f"{self.url}: it returns no token ids; use a newer vLLM (return_token_ids)")
+            logprobs = choice["logprobs"] or {"token_logprobs": [], "top_logprobs": []}
+            row.tokens += choice["token_ids"]
+            row.logprobs += logprobs["token_logprobs"]
+            if count := row.sampling.alternatives:
+                row.alternatives += [_most_likely(tokens, count) for tokens in logprobs["top_logprobs"]]
+            row.finish = choice["finish_reason"]
 
     def _ended(self, row: Row) -> None:
         """Whether a row is whole."""

@@ -11,12 +11,19 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.pipeline import STAGES, course_of
+from tests.generation.servers import Speaker
+from tests.pipeline import SHORTNESS, STAGES, course, course_of
 from tests.processes import launch, run
+from tests.serving.clients import serve
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from chatwright import cli
+from chatwright.data.records import Message, Prompt
+from chatwright.data.render import Renderer
+from chatwright.data.store import save
+from chatwright.models.load import load_model
 from chatwright.stages.base import Stage, execute
+from chatwright.stages.rl import RL
 from chatwright.training import distributed
 
 TOGETHER = [name for name, stage in STAGES.items() if stage(Path()).together]
@@ -63,6 +70,29 @@ def test_two_processes_train_as_one_does(made, by_two, name):
 def test_two_processes_answer_as_one_does(made, by_two, name):
     one, two = (json.loads((folder / name / "DONE").read_text())["files"] for folder in (made, by_two))
     assert {k: v for k, v in two.items() if k != "card.md"} == {k: v for k, v in one.items() if k != "card.md"}
+
+
+def test_two_processes_share_a_server(made, tmp_path):
+    """One tells it the weights, and both ask it: together, in every round, what one process asks."""
+    speaker = Speaker(load_model(made / "sft"), Renderer.load(made / "sft/model"))
+    url, stop = serve(speaker.app)
+    asked = [Prompt((Message.of("user", f"How many {number}?"),)) for number in range(8)]
+    save(asked, tmp_path / "prompts.parquet")
+    stage = RL(
+        str(made / "sft"), tmp_path / "prompts.parquet", verifier=SHORTNESS, method="grpo", responses=2, rollouts=8,
+        minibatches=2, micro_batch=4, iterations=2, max_new_tokens=8, server=url, training=course(),
+    )  # fmt: skip
+    try:
+        run(stage, tmp_path / "one")
+        alone = sorted(json.dumps(body, sort_keys=True) for body in speaker.asked if body["max_tokens"] > 1)
+        speaker.asked.clear()
+        launch(2, tmp_path / "logs", run, stage, tmp_path / "two")
+    finally:
+        stop()
+    assert alone == sorted(json.dumps(body, sort_keys=True) for body in speaker.asked if body["max_tokens"] > 1)
+    assert [folder.name for folder in speaker.loaded] == ["00000", "00001"] * 2
+    one, two = course_of(tmp_path / "one"), course_of(tmp_path / "two")
+    assert [line["score"] for line in two[:2]] == [line["score"] for line in one[:2]]
 
 
 def run_and_die(stage: Stage, out: Path) -> None:

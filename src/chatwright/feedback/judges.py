@@ -5,7 +5,7 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig
 
 from chatwright.data.records import Prompt
 from chatwright.data.render import Rendered, Renderer
@@ -16,12 +16,13 @@ from chatwright.models.heads import RewardEnsemble, RewardModel, load_scorer, sc
 Judge = RewardModel | RewardEnsemble | Verifier
 
 
-def judge_of(name: str | Sequence[str], answering: PreTrainedModel) -> Judge:
+def judge_of(name: str | Sequence[str], answering: PretrainedConfig, device: torch.device) -> Judge:
     """The judge that a setting names.
 
     Args:
         name: the artifact or folder of a reward model, a list of them, or a function as `function_of` reads it.
-        answering: the model whose answers are to be judged; a reward model reads its tokens.
+        answering: of the model whose answers are to be judged; a reward model reads its tokens.
+        device: where a reward model is to compute.
 
     Raises:
         ChatwrightError: there is no such judge, or a reward model has another vocabulary.
@@ -29,10 +30,10 @@ def judge_of(name: str | Sequence[str], answering: PreTrainedModel) -> Judge:
     if isinstance(name, str) and ":" in name:
         return function_of(name)
     scorer = load_scorer(name)
-    words = len(answering.get_input_embeddings().weight)
-    if any(len(member.backbone.get_input_embeddings().weight) != words for member in members_of(scorer)):
+    words = answering.get_text_config().vocab_size
+    if any(member.backbone.config.get_text_config().vocab_size != words for member in members_of(scorer)):
         raise ChatwrightError(f"{name}: has another vocabulary than the model it is to judge; use the same tokenizer")
-    return scorer.to(answering.device).eval()
+    return scorer.to(device).eval()
 
 
 def scores_of(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from chatwright.data.records import Message, Prompt
 from chatwright.data.render import Rendered
 from chatwright.feedback.environments import Environment, reply_of
-from chatwright.generation.engine import Completion, Engine
+from chatwright.generation.backend import Backend, Completion
 from chatwright.generation.sampling import Sampling
 
 
@@ -50,7 +50,7 @@ class Conversation:
 
 
 def converse(
-    engine: Engine,
+    backend: Backend,
     prompts: Sequence[tuple[Prompt, Rendered]],
     sampling: Sampling,
     n: int = 1,
@@ -72,36 +72,36 @@ def converse(
         Those to one prompt together, n of them.
 
     Raises:
-        ChatwrightError: as `Engine.generate`, `reply_of` or `Renderer.between`.
+        ChatwrightError: as `Backend.generate`, `reply_of` or `Renderer.between`.
     """
-    drawn = engine.generate([row for _, row in prompts], sampling, n)
+    drawn = backend.generate([row for _, row in prompts], sampling, n)
     everything = [Conversation(*asked) for asked in prompts for _ in range(n)]
     for conversation, completion in zip(everything, (one for answers in drawn for one in answers), strict=True):
         conversation.hear(completion)
     going = everything
     for _ in range(turns - 1):
-        going = [one for one in going if environment and _goes_on(engine, one, environment, sampling.max_new_tokens)]
+        going = [one for one in going if environment and _goes_on(backend, one, environment, sampling.max_new_tokens)]
         if not going:
             break
-        rows = [engine.renderer.answered(one.row, one.tokens) for one in going]
+        rows = [backend.renderer.answered(one.row, one.tokens) for one in going]
         left = [replace(sampling, max_new_tokens=sampling.max_new_tokens - len(one.tokens)) for one in going]
-        for conversation, (completion,) in zip(going, engine.generate(rows, left), strict=True):
+        for conversation, (completion,) in zip(going, backend.generate(rows, left), strict=True):
             conversation.hear(completion)
     return everything
 
 
-def _goes_on(engine: Engine, conversation: Conversation, environment: Environment, longest: int) -> bool:
+def _goes_on(backend: Backend, conversation: Conversation, environment: Environment, longest: int) -> bool:
     """Whether the policy is to speak again; if so, the conversation now ends with what it is to answer."""
-    if conversation.tokens[-1] != engine.renderer.end_id:  # cut off, or an end of text, which ends the conversation
+    if conversation.tokens[-1] != backend.renderer.end_id:  # cut off, or an end of text, which ends the conversation
         return False
     prompt, turns = conversation.prompt, conversation.turns
     reply = reply_of(environment, prompt, tuple(turns))
     if reply is None:
         return False
-    reply = Message.of(reply.role, engine.renderer.plain(reply.text))
-    tokens = engine.renderer.between([*prompt.messages, *turns[:-1]], reply)
+    reply = Message.of(reply.role, backend.renderer.plain(reply.text))
+    tokens = backend.renderer.between([*prompt.messages, *turns[:-1]], reply)
     length = len(conversation.tokens) + len(tokens)
-    conversation.finished = length < longest and len(conversation.row) + length <= engine.context
+    conversation.finished = length < longest and len(conversation.row) + length <= backend.context
     if conversation.finished:
         conversation.reply(tokens, reply)
     return conversation.finished

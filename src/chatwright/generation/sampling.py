@@ -126,9 +126,14 @@ def most_likely(logits: Tensor, count: int) -> list[list[tuple[int, float]]]:
 def stream_of_uniforms(seed: int, prompt: bytes, sample: int, count: int) -> np.ndarray:
     """[count] float32 in [0, 1): the random numbers of one sample of one prompt.
 
-    A counter-based generator (Philox, Salmon et al. 2011) keyed by the seed, the digest of the prompt's content and the
-    number of the sample: the same in every batch, call and process.
+    A counter-based generator (Philox, Salmon et al. 2011) with the sample's key: the same in every batch, call and
+    process.
     """
-    key = hashlib.blake2b(f"{seed} {sample} ".encode() + prompt, digest_size=16).digest()
-    generator = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+    generator = np.random.Generator(np.random.Philox(key=key_of(seed, prompt, sample)))
     return generator.random(count, dtype=np.float32)
+
+
+def key_of(seed: int, prompt: bytes, sample: int) -> int:
+    """128 bits that a sample has to itself: of the seed, the digest of the prompt's content and its own number."""
+    key = hashlib.blake2b(f"{seed} {sample} ".encode() + prompt, digest_size=16).digest()
+    return int.from_bytes(key, "little")

@@ -11,6 +11,7 @@ low-rank updates are added to the matrices, and a prompt becomes rows of the emb
 template puts in front of every conversation.
 """
 
+import copy
 import re
 import warnings
 from collections.abc import Iterator
@@ -100,6 +101,10 @@ class LowRank:
     def disabled(self) -> AbstractContextManager[None]:
         """Within it the model computes exactly what it did before it was adapted."""
         return self.wrapped.disable_adapter()
+
+    def merged(self) -> PreTrainedModel:
+        """A plain model that computes what the adapted one does now."""
+        return copy.deepcopy(self.wrapped).merge_and_unload()
 
     def finish(self, folder: Path) -> None:
         """Save the adapter into ``folder``, then add it to the model's own weights; the model is a plain one again."""

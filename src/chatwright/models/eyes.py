@@ -1,6 +1,7 @@
 """The vision tower inside a multimodal model: frozen, it looks at every picture only once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -57,6 +58,18 @@ def restore_eye(model: PreTrainedModel) -> None:
     """Put the eye back that `freeze_eye` took out."""
     if isinstance(model, FastVlmForConditionalGeneration) and isinstance(model.model.vision_tower, Remembered):
         model.model.vision_tower = model.model.vision_tower.eye[0]
+
+
+@contextmanager
+def seeing(model: PreTrainedModel) -> Iterator[None]:
+    """Within it the model has its own eye, as it is saved; afterwards it is as it was."""
+    before = getattr(model.base_model, "vision_tower", None)
+    restore_eye(model)
+    try:
+        yield
+    finally:
+        if isinstance(before, Remembered):
+            model.base_model.vision_tower = before
 
 
 def share_eye(models: Sequence[PreTrainedModel], rows: Sequence[Rendered]) -> list[Rendered]:

@@ -14,18 +14,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from transformers import AutoConfig
 
 from chatwright.data.records import Comparison, Prompt
-from chatwright.data.render import Renderer
 from chatwright.data.store import load, save
 from chatwright.errors import ChatwrightError
 from chatwright.feedback.agreement import accuracy_ceiling, pairwise_agreement
 from chatwright.feedback.annotators import SimulatedAnnotator, calibrate, utility
 from chatwright.feedback.judges import Judge, judge_of, scores_of
 from chatwright.files import write
-from chatwright.generation.engine import Engine
+from chatwright.generation.backend import Backend
 from chatwright.generation.sampling import Sampling
-from chatwright.models.load import checkpoint_of, load_model
+from chatwright.models.load import checkpoint_of
+from chatwright.stages.answering import backend_of
 from chatwright.stages.base import Stage
 from chatwright.stages.chunks import Worker, in_chunks
 from chatwright.training import distributed
@@ -56,6 +57,7 @@ class Annotate(Stage):
         limit: use only so many of the prompts, at random; 0 for all.
         batch_size: responses sampled at once.
         chunk: prompts between two savings.
+        server: URL of a vLLM server that answers for the model; empty for the built-in engine.
         seed: of the choice, the sampling and the annotators.
     """
 
@@ -74,6 +76,7 @@ class Annotate(Stage):
     limit: int = 0
     batch_size: int = 64
     chunk: int = 64
+    server: str = ""
     seed: int = 0
 
     def run(self, out: Path) -> None:
@@ -130,20 +133,20 @@ class Annotate(Stage):
 
         def begin() -> Worker:
             folder = checkpoint_of(self.model)
-            engine = Engine(load_model(folder).to(best_device()), Renderer.load(folder), self.batch_size)
-            judge = judge_of(self.judge, engine.model) if self.judge else None
-            return lambda chunk: self._respond(engine, judge, [prompts[i] for i in chunk])
+            backend = backend_of(folder, self.batch_size, self.server)
+            judge = judge_of(self.judge, AutoConfig.from_pretrained(folder), best_device()) if self.judge else None
+            return lambda chunk: self._respond(backend, judge, [prompts[i] for i in chunk])
 
         return in_chunks(order, self.chunk, state, "annotate", begin)
 
-    def _respond(self, engine: Engine, judge: Judge | None, prompts: list[Prompt]) -> list[dict[str, list[Any]]]:
+    def _respond(self, backend: Backend, judge: Judge | None, prompts: list[Prompt]) -> list[dict[str, list[Any]]]:
         """For every prompt up to K different ``texts``, whether each was ``finished``, and their ``utilities``."""
-        rendered = [engine.renderer.prompt(prompt.messages) for prompt in prompts]
+        rendered = [backend.renderer.prompt(prompt.messages) for prompt in prompts]
         found: list[dict[str, bool]] = [{} for _ in prompts]
         pending = list(range(len(prompts)))
         for heat in (1.0, AGAIN):
             sampling = Sampling(self.max_new_tokens, self.temperature * heat, seed=self.seed)
-            drawn = engine.generate([rendered[i] for i in pending], sampling, n=self.responses)
+            drawn = backend.generate([rendered[i] for i in pending], sampling, n=self.responses)
             for i, completions in zip(pending, drawn, strict=True):
                 for completion in completions:
                     if len(found[i]) < self.responses:
@@ -155,9 +158,9 @@ class Annotate(Stage):
         if judge is None:
             worth = torch.tensor([utility(prompts[i], text, end) for i, text, end in said], dtype=torch.float64)
         else:
-            rows = [engine.renderer.answered(rendered[i], engine.renderer.answer(text, end)) for i, text, end in said]
+            rows = [backend.renderer.answered(rendered[i], backend.renderer.answer(text, end)) for i, text, end in said]
             asked, texts = [prompts[i] for i, _, _ in said], [text for _, text, _ in said]
-            worth = scores_of(judge, engine.renderer, rows, asked, texts, self.batch_size)
+            worth = scores_of(judge, backend.renderer, rows, asked, texts, self.batch_size)
         parts = worth.split([len(texts) for texts in found])
         return [
             {"texts": list(texts), "finished": list(texts.values()), "utilities": part.tolist()}

@@ -8,17 +8,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from transformers import AutoConfig
 
 from chatwright.data.records import Demonstration, Prompt, answered
-from chatwright.data.render import Renderer
 from chatwright.data.store import load, save
 from chatwright.errors import ChatwrightError
 from chatwright.feedback.judges import Judge, judge_of, scores_of
 from chatwright.files import write
-from chatwright.generation.engine import Engine
+from chatwright.generation.backend import Backend
 from chatwright.generation.sampling import Sampling
-from chatwright.models.load import checkpoint_of, load_model
+from chatwright.models.load import checkpoint_of
 from chatwright.objectives.feedback.mathematics import best_of_k, best_of_k_kl, best_of_n_kl
+from chatwright.stages.answering import backend_of
 from chatwright.stages.base import Stage
 from chatwright.stages.chunks import Worker, in_chunks
 from chatwright.training import distributed
@@ -47,6 +48,7 @@ class BestOfN(Stage):
         temperature: of the sampling. max_new_tokens: longest response; one that does not come to its end is not kept.
         limit: use only so many of the prompts, at random; 0 for all.
         batch_size: responses sampled at once. chunk: prompts between two savings.
+        server: URL of a vLLM server that answers for the model; empty for the built-in engine.
         seed: of the choice and the sampling.
     """
 
@@ -64,6 +66,7 @@ class BestOfN(Stage):
     limit: int = 0
     batch_size: int = 64
     chunk: int = 64
+    server: str = ""
     seed: int = 0
 
     def run(self, out: Path) -> None:
@@ -108,34 +111,34 @@ class BestOfN(Stage):
 
         def begin() -> Worker:
             folder = checkpoint_of(self.model)
-            engine = Engine(load_model(folder).to(best_device()), Renderer.load(folder), self.batch_size)
-            named = (self.reward, self.verifier, self.gold)
-            judges = [judge_of(name, engine.model) if name else None for name in named]
-            return lambda chunk: self._best(engine, judges, [prompts[i] for i in chunk])
+            backend = backend_of(folder, self.batch_size, self.server)
+            named, answering = (self.reward, self.verifier, self.gold), AutoConfig.from_pretrained(folder)
+            judges = [judge_of(name, answering, best_device()) if name else None for name in named]
+            return lambda chunk: self._best(backend, judges, [prompts[i] for i in chunk])
 
         return in_chunks(order, self.chunk, state, "bestofn", begin)
 
-    def _best(self, engine: Engine, judges: Sequence[Judge | None], prompts: list[Prompt]) -> list[dict[str, Any]]:
+    def _best(self, backend: Backend, judges: Sequence[Judge | None], prompts: list[Prompt]) -> list[dict[str, Any]]:
         """For every prompt the best ``text``, whether it ``finished``, and of all n the ``scores``, ``gold`` and
         ``logprobs``.
 
         Args:
             judges: the reward model, the verifier and the gold, each None where there is none.
         """
-        rendered = [engine.renderer.prompt(prompt.messages) for prompt in prompts]
+        rendered = [backend.renderer.prompt(prompt.messages) for prompt in prompts]
         sampling = Sampling(self.max_new_tokens, self.temperature, seed=self.seed)
-        drawn = engine.generate(rendered, sampling, n=self.n)
+        drawn = backend.generate(rendered, sampling, n=self.n)
         asked = [prompt for prompt in prompts for _ in range(self.n)]
         texts = [completion.text for row in drawn for completion in row]
         rows = [
-            engine.renderer.answered(prompt, completion.tokens)
+            backend.renderer.answered(prompt, completion.tokens)
             for prompt, completions in zip(rendered, drawn, strict=True)
             for completion in completions
         ]
         paid, checked, gold = (
             torch.zeros(len(rows))
             if judge is None
-            else scores_of(judge, engine.renderer, rows, asked, texts, self.batch_size)
+            else scores_of(judge, backend.renderer, rows, asked, texts, self.batch_size)
             for judge in judges
         )
         scores, gold = (paid + checked).view(-1, self.n), gold.view(-1, self.n)

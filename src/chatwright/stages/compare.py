@@ -19,11 +19,12 @@ from chatwright.evaluation.judges import wins
 from chatwright.evaluation.metrics import bootstrap
 from chatwright.feedback.verifiers import function_of
 from chatwright.files import write
-from chatwright.generation.engine import Completion, Engine
+from chatwright.generation.backend import Backend, Completion
 from chatwright.generation.sampling import Sampling
 from chatwright.models.heads import load_scorer, score_all
 from chatwright.models.load import checkpoint_of, load_model
 from chatwright.models.outputs import token_logprobs
+from chatwright.stages.answering import backend_of
 from chatwright.stages.base import Stage
 from chatwright.stages.chunks import Worker, in_chunks
 from chatwright.training import distributed
@@ -52,6 +53,7 @@ class Compare(Stage):
         temperature: of the sampling; 0 takes the likeliest tokens. max_new_tokens: longest answer.
         limit: use only so many of the prompts, at random; 0 for all.
         batch_size: answers sampled at once. chunk: prompts between two savings.
+        server: URL of a vLLM server that answers for one arm after the other; empty for the built-in engine.
         seed: of the choice and the sampling.
     """
 
@@ -66,6 +68,7 @@ class Compare(Stage):
     limit: int = 0
     batch_size: int = 64
     chunk: int = 64
+    server: str = ""
     seed: int = 0
 
     def run(self, out: Path) -> None:
@@ -100,18 +103,18 @@ class Compare(Stage):
 
     def _sampler(self, arm: str, prompts: Sequence[Prompt]) -> Worker:
         folder = checkpoint_of(self.arms[arm])
-        engine = Engine(load_model(folder).to(best_device()), Renderer.load(folder), self.batch_size)
+        backend = backend_of(folder, self.batch_size, self.server)
         sampling = Sampling(self.max_new_tokens, self.temperature, seed=self.seed)
-        reference = self._reference(arm, engine.renderer)
+        reference = self._reference(arm, backend.renderer)
 
         def sample(rows: list[int]) -> list[dict[str, Any]]:
-            rendered = [engine.renderer.prompt(prompts[row].messages) for row in rows]
-            completions = [one for (one,) in engine.generate(rendered, sampling)]
+            rendered = [backend.renderer.prompt(prompts[row].messages) for row in rows]
+            completions = [one for (one,) in backend.generate(rendered, sampling)]
             answers: list[dict[str, Any]] = [
                 {"answer": one.text, "finished": one.finish_reason == "stop"} for one in completions
             ]
             if reference is not None:
-                for answer, ratio in zip(answers, self._ratios(reference, engine, rendered, completions), strict=True):
+                for answer, ratio in zip(answers, self._ratios(reference, backend, rendered, completions), strict=True):
                     answer["kl"] = ratio
             return answers
 
@@ -131,15 +134,15 @@ class Compare(Stage):
 
     @torch.no_grad()
     def _ratios(
-        self, reference: Any, engine: Engine, prompts: list[Rendered], completions: list[Completion]
+        self, reference: Any, backend: Backend, prompts: list[Rendered], completions: list[Completion]
     ) -> list[float]:
         """How much likelier, in nats, every answer is under the arm than under the reference."""
         found = []
         for start in range(0, len(prompts), self.batch_size):
             part = list(zip(prompts, completions, strict=True))[start : start + self.batch_size]
-            rows = [engine.renderer.answered(prompt, one.tokens) for prompt, one in part]
-            batch = to_device(engine.renderer.collate(rows), best_device())
-            logprobs, _ = token_logprobs(reference, batch, self.temperature, engine.renderer.unsaid)
+            rows = [backend.renderer.answered(prompt, one.tokens) for prompt, one in part]
+            batch = to_device(backend.renderer.collate(rows), best_device())
+            logprobs, _ = token_logprobs(reference, batch, self.temperature, backend.renderer.unsaid)
             found += [sum(one.logprobs) - float(total) for (_, one), total in zip(part, logprobs.sum(1), strict=True)]
         return found
 

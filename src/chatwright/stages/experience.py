@@ -1,7 +1,9 @@
 """The loader of reinforcement learning: what the policy says, judged, becomes minibatches."""
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -14,6 +16,7 @@ from chatwright.data.records import Prompt
 from chatwright.data.render import Rendered
 from chatwright.feedback.environments import Environment
 from chatwright.feedback.judges import Judge, scores_of
+from chatwright.generation.backend import Backend
 from chatwright.generation.conversation import Conversation, converse
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
@@ -23,6 +26,7 @@ from chatwright.objectives.feedback.mathematics import explained_variance, kl_k1
 from chatwright.objectives.feedback.policy_gradient import PolicyGradient
 from chatwright.objectives.feedback.ppo import PPO
 from chatwright.objectives.feedback.rollouts import Rollouts, gather
+from chatwright.stages.answering import Published
 from chatwright.terminal import console
 from chatwright.training import distributed
 from chatwright.training.loop import best_device, to_device
@@ -55,6 +59,7 @@ class Experience:
         prompts: records with their rows. texts: pretraining material.
         as_begun: within it the reference is what the policy began as; for a policy that is its own reference.
         environment: what answers the policy between its turns.
+        published: the policy on a server, which answers in its place.
     """
 
     def __init__(
@@ -67,9 +72,10 @@ class Experience:
         texts: Sequence[Rendered],
         as_begun: Callable[[], AbstractContextManager[None]] = nullcontext,
         environment: Environment | None = None,
+        published: Published | None = None,
     ) -> None:
         self.settings, self.objective, self.prompts, self.texts = settings, objective, prompts, texts
-        self.as_begun, self.environment = as_begun, environment
+        self.as_begun, self.environment, self.published = as_begun, environment, published
         self.device = best_device()
         precision = settings.training.precision
         self.bf16 = precision == "bf16" or (precision == "auto" and self.device.type != "cpu")
@@ -137,6 +143,9 @@ class Experience:
         parts, rows = torch.zeros(3, settings.rollouts), torch.arange(settings.rollouts)
         penalty = 0 if self.objective.punishes_length else settings.unfinished_penalty
         unfinished, turns = torch.zeros(2, settings.rollouts)
+        if self.published:
+            with self._as_answering():
+                self.published.update(number)
         for attempt in range(1 + RESAMPLES * self.objective.resamples):
             if attempt:
                 others = np.random.default_rng((settings.seed, number, attempt)).integers(
@@ -144,10 +153,10 @@ class Experience:
                 )
                 buffer.prompts[rows] = torch.from_numpy(others).repeat_interleave(group)
             mine = self._share_of(rows)
-            said = self._answer(mine, number, attempt)
-            unfinished[mine] = torch.tensor([float(not one.finished) for one in said])
-            turns[mine] = torch.tensor([float(sum(turn.role == "assistant" for turn in one.turns)) for one in said])
-            parts[:, mine] = self._score(mine, [one.text for one in said])
+            for some, said in self._answers(mine, number, attempt):
+                unfinished[some] = torch.tensor([float(not one.finished) for one in said])
+                turns[some] = torch.tensor([float(sum(turn.role == "assistant" for turn in one.turns)) for one in said])
+                parts[:, some] = self._score(some, [one.text for one in said])
             for known in (unfinished, turns, parts.T, *buffer.said()):
                 _exchange(known, rows, mine)
             scores = parts[0] + parts[1] - penalty * unfinished
@@ -168,28 +177,53 @@ class Experience:
         buffer.metrics[:] = torch.stack(reported, 1)
 
     def _share_of(self, rows: Tensor) -> Tensor:
-        """Those of the buffer's ``rows`` that this process answers: all to the same prompt, which differ only by their
-        number among them, are answered by one."""
-        names = [self.prompts[int(i)][1].digest for i in self.buffer.prompts[rows]]
-        turn = {name: place for place, name in enumerate(dict.fromkeys(names))}
-        return rows[[turn[name] % self.processes == self.rank for name in names]]
+        """Those of the buffer's ``rows`` that this process answers."""
+        return self._dealt(rows, self.processes)[self.rank]
 
-    def _answer(self, rows: Tensor, number: int, attempt: int) -> list[Conversation]:
-        """Let the policy answer the prompts of the buffer's ``rows``."""
+    def _dealt(self, rows: Tensor, count: int) -> list[Tensor]:
+        """The buffer's ``rows`` dealt out among so many; all to the same prompt, which differ only by their number
+        among them, stay together."""
+        names = [self.prompts[int(i)][1].digest for i in self.buffer.prompts[rows]]
+        turn = {name: place % count for place, name in enumerate(dict.fromkeys(names))}
+        return [rows[[turn[name] == one for name in names]] for one in range(count)]
+
+    def _answers(self, rows: Tensor, number: int, attempt: int) -> Iterator[tuple[Tensor, list[Conversation]]]:
+        """Let the policy answer the prompts of the buffer's ``rows``; gives them with what was said, part by part.
+
+        A server goes on writing while a part is judged. What belongs to a part does not depend on when it arrives, so
+        a judge reads the same rows together every time.
+        """
         settings, buffer = self.settings, self.buffer
         sampling = Sampling(
             settings.max_new_tokens,
             settings.temperature,
             seed=_seed(settings.seed, number, *([attempt] if attempt else [])),
         )
-        engine = Engine(self.objective.policy, self.renderer, settings.sampling_batch)
-        asked = [self.prompts[int(i)] for i in buffer.prompts[rows][:: settings.group]]
-        answering = cast(self.objective.policy, torch.bfloat16) if self.bf16 else nullcontext()
-        with answering, torch.autocast(self.device.type, enabled=False):
-            said = converse(engine, asked, sampling, settings.group, self.environment, settings.turns)
-        for row, one in zip(rows.tolist(), said, strict=True):
-            buffer.put(row, one.tokens, one.said, one.logprobs)
-        return said
+
+        def said_by(backend: Backend, some: Tensor) -> list[Conversation]:
+            asked = [self.prompts[int(i)] for i in buffer.prompts[some][:: settings.group]]
+            return converse(backend, asked, sampling, settings.group, self.environment, settings.turns)
+
+        def kept(some: Tensor, said: list[Conversation]) -> tuple[Tensor, list[Conversation]]:
+            for row, one in zip(some.tolist(), said, strict=True):
+                buffer.put(row, one.tokens, one.said, one.logprobs)
+            return some, said
+
+        if self.published:
+            server = self.published.server
+            # An environment is the user's code, which need not bear being asked by several at once.
+            count = 1 if self.environment else -(-len(rows) // (settings.micro_batch or 64))
+            dealt = [some for some in self._dealt(rows, count) if len(some)]
+            with ThreadPoolExecutor(max(count, 1)) as threads:
+                yield from map(kept, dealt, threads.map(partial(said_by, server), dealt))
+        else:
+            with self._as_answering(), torch.autocast(self.device.type, enabled=False):
+                said = said_by(Engine(self.objective.policy, self.renderer, settings.sampling_batch), rows)
+            yield kept(rows, said)
+
+    def _as_answering(self) -> AbstractContextManager[None]:
+        """Within it the policy has the weights that it answers with."""
+        return cast(self.objective.policy, torch.bfloat16) if self.bf16 else nullcontext()
 
     def _score(self, rows: Tensor, texts: Sequence[str]) -> Tensor:
         """[3, rows]: what reward model, verifier and gold say of the buffer's ``rows``; 0 where there is none."""

@@ -16,11 +16,13 @@ from chatwright.errors import ChatwrightError
 from chatwright.feedback.environments import Environment, Tools
 from chatwright.feedback.judges import judge_of, members_of
 from chatwright.feedback.verifiers import function_of
-from chatwright.models.adapters import Adapter, adapt
+from chatwright.generation.backends.vllm import VLLM
+from chatwright.models.adapters import Adapter, LowRank, adapt
 from chatwright.models.eyes import restore_eye, share_eye
 from chatwright.models.heads import RewardModel
 from chatwright.models.load import checkpoint_of, load_model
 from chatwright.objectives.feedback.methods import ONLINE, check, make
+from chatwright.stages.answering import Published
 from chatwright.stages.base import Stage
 from chatwright.stages.experience import RESAMPLES, Experience
 from chatwright.training import distributed
@@ -65,6 +67,8 @@ class RL(Stage):
         responses: to each prompt; 0 takes the method's number.
         epochs: passes over them. minibatches: steps in a pass. micro_batch: responses computed at once, 0 for all.
         sampling_batch: responses sampled at once.
+        server: URL of a vLLM server that answers for the policy, whose weights it takes from ``state/`` in every round
+            (docs/scale.md); empty for the built-in engine.
         max_new_tokens: longest response, all its turns and what the environment says between them; a conversation that
             would be longer is unfinished. temperature: of the sampling and of all probabilities.
         unfinished_penalty: taken from the score of a response that does not come to an end; dapo has its own.
@@ -98,6 +102,7 @@ class RL(Stage):
     minibatches: int = 4
     micro_batch: int = 32
     sampling_batch: int = 128
+    server: str = ""
     max_new_tokens: int = 24
     temperature: float = 1.0
     unfinished_penalty: float = 1.0
@@ -116,6 +121,10 @@ class RL(Stage):
             raise ChatwrightError(f"temperature={self.temperature}: exploring takes a temperature above 0")
         if self.patience and not self.gold:
             raise ChatwrightError(f"patience={self.patience}: nothing says what gold is; name a judge as gold")
+        if self.server and self.adapter.method == "prompt":
+            raise ChatwrightError(
+                "a server cannot take the new tokens of prompt tuning; use lora, or leave server empty"
+            )
         self._check_sizes()
         torch.manual_seed(self.seed)
         environment = self._environment()
@@ -123,11 +132,12 @@ class RL(Stage):
         renderer = self.adapter.prepare(Renderer.load(folder))
         if isinstance(environment, Tools):
             renderer = renderer.with_tools(environment.schemas)
+        server = VLLM(self.server, renderer, self.sampling_batch) if self.server else None
         records, prompts = self._prompts(renderer)
         texts = self._texts(renderer)
         policy = load_model(folder)
         named = (self.reward, self.verifier, self.gold)
-        judges = [judge_of(name, policy) if name else None for name in named]
+        judges = [judge_of(name, policy.config, policy.device) if name else None for name in named]
         parts: list[Any] = [policy, renderer, self.temperature, self.pretraining_coefficient]
         scorers = [member for judge in judges for member in members_of(judge)]
         if ONLINE[self.method].has_critic:
@@ -141,7 +151,11 @@ class RL(Stage):
         rows = share_eye(seeing, [*prompts, *texts])
         asked = list(zip(records, rows[: len(prompts)], strict=True))
         as_begun = adapted.disabled if adapted else nullcontext
-        loader = Experience(self, objective, reference, judges, asked, rows[len(prompts) :], as_begun, environment)
+        plain = adapted.merged if isinstance(adapted, LowRank) else lambda: policy
+        published = Published(server, plain, out / "state" / "published") if server else None
+        loader = Experience(
+            self, objective, reference, judges, asked, rows[len(prompts) :], as_begun, environment, published
+        )
         fit(objective, loader, self.training, out, "rl")
         if not distributed.first():
             return

@@ -219,15 +219,6 @@ def test_a_beginning_that_is_no_text_is_refused(renderer):
         renderer.prompt([TALK[0], Message("assistant", (Part.of_image(picture(1)),))])
 
 
-def test_collate_pads_either_side_and_counts_real_positions(renderer):
-    rows = [renderer.prompt([Message.of("user", text)]) for text in ("dog", "a much longer question, 狗")]
-    left, right = renderer.collate(rows, "left"), renderer.collate(rows)
-    short = len(rows[0])
-    assert left["attention_mask"][0].sum() == right["attention_mask"][0].sum() == short
-    assert left["input_ids"][0, -short:].tolist() == right["input_ids"][0, :short].tolist() == rows[0].input_ids
-    assert left["position_ids"][0, -short:].tolist() == list(range(short))
-
-
 def test_a_document_supervises_its_text_and_end_but_no_picture(renderer):
     row = renderer.document(Document((Part.of_image(picture(1)), Part.of_text("a dog"))))
     assert row.loss_mask[:4] == [False] * 4 and all(row.loss_mask[4:])

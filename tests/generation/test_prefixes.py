@@ -8,7 +8,7 @@ from tests.conftest import picture, spread
 from transformers import MistralConfig, MistralForCausalLM
 
 from chatwright.data.records import Message
-from chatwright.data.render import Rendered
+from chatwright.data.rendered import Rendered
 from chatwright.generation.engine import Engine
 from chatwright.generation.prefixes import SHORTEST, Prefixes
 from chatwright.generation.sampling import Sampling

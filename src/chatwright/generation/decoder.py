@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from chatwright.data.render import Rendered, Renderer
+from chatwright.data.render import Renderer
+from chatwright.data.rendered import Rendered
 from chatwright.generation.cache import SlotCache, bytes_per_token, close_gaps
 from chatwright.generation.constraint import Constraint
 from chatwright.generation.prefixes import Begun, Prefixes

@@ -17,7 +17,8 @@ from typing import Literal
 from transformers import PreTrainedModel
 
 from chatwright.data.records import Message
-from chatwright.data.render import Rendered, Renderer
+from chatwright.data.render import Renderer
+from chatwright.data.rendered import Rendered
 from chatwright.errors import ChatwrightError
 from chatwright.generation.constraint import Constraint
 from chatwright.generation.decoder import Decoder, Request, Row

@@ -43,7 +43,7 @@ def learn(model, renderer, talks, steps=12):
 
 def logits(model, renderer, talk):
     with torch.no_grad():
-        return model.eval()(**model_inputs(renderer.collate([renderer.demonstration(talk)]))).logits[0]
+        return model.eval()(**model_inputs(model, renderer.collate([renderer.demonstration(talk)]))).logits[0]
 
 
 def same(found, expected, tolerance=1e-5):
@@ -125,7 +125,9 @@ def test_a_prompt_speaks_through_answers_and_is_never_said(checkpoint, renderer,
     answers = Engine(model, opened).generate(conversations, Sampling(max_new_tokens=16), n=4)
     assert not {token for some in answers for answer in some for token in answer.tokens} & set(opened.soft_prompt)
     row = opened.prompt(conversations[0])
-    batch = {name: value for name, value in model_inputs(opened.collate([row])).items() if name != "position_ids"}
+    batch = {
+        name: value for name, value in model_inputs(model, opened.collate([row])).items() if name != "position_ids"
+    }
     plain = model.generate(**batch, max_new_tokens=16, do_sample=True)[0, len(row) :]
     assert not set(plain.tolist()) & set(opened.soft_prompt)
 

@@ -55,8 +55,8 @@ def test_an_adapter_learns_and_every_stage_and_peft_open_it(checkpoint, demonstr
     words = len(renderer.tokenizer)
     opened = PeftModel.from_pretrained(load_model(checkpoint), out / "adapter").eval()
     with torch.no_grad():
-        ours = model(**model_inputs(reader.collate([reader.prompt(question)]))).logits[..., :words]
-        theirs = opened(**model_inputs(renderer.collate([renderer.prompt(question)]))).logits
+        ours = model(**model_inputs(model, reader.collate([reader.prompt(question)]))).logits[..., :words]
+        theirs = opened(**model_inputs(opened, renderer.collate([renderer.prompt(question)]))).logits
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jinja2
+import torch
 from transformers import AutoProcessor, AutoTokenizer, ProcessorMixin
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from chatwright.data.records import Document, Message, Part
-from chatwright.data.rendered import Rendered, collate
+from chatwright.data.rendered import TOKEN_TYPES, Rendered, collate
 from chatwright.errors import ChatwrightError
 
 PLACEHOLDERS = {"image": "image_token", "audio": "audio_token", "video": "video_token"}
@@ -260,8 +261,14 @@ class Renderer:
         return self._with_media(text + self.tokenizer.eos_token, ids, mask, [p for p in document.content if p.media])
 
     def collate(self, rows: Sequence[Rendered], side: Literal["right", "left"] = "right") -> dict[str, Any]:
-        """`chatwright.data.rendered.collate` with this renderer's padding and placeholders."""
-        return collate(rows, self.pad_id, set(self.placeholders.values()), side)
+        """`chatwright.data.rendered.collate` with this renderer's padding and placeholders.
+
+        Where the processor gives them, ``mm_token_type_ids`` [B, T] too: 0 for words, 1 for the places of pictures.
+        """
+        batch = collate(rows, self.pad_id, set(self.placeholders.values()), side)
+        if self.multimodal and self.processor.return_mm_token_type_ids:
+            batch[TOKEN_TYPES] = torch.tensor(self.processor.create_mm_token_type_ids(batch["input_ids"].tolist()))
+        return batch
 
     def decode(self, tokens: Sequence[int], prompt: Rendered | None = None) -> str:
         """The text of an answer, without special tokens and white space around it.
@@ -371,7 +378,8 @@ class Renderer:
         images = [part.image() for part in parts]
         encoded = self.processor(text=[text], images=images, add_special_tokens=False, return_tensors="pt")
         long = encoded.pop("input_ids")[0].tolist()
-        encoded.pop("attention_mask", None)
+        for name in ("attention_mask", TOKEN_TYPES):  # of tokens, to which others may be added
+            encoded.pop(name, None)
         return Rendered(long, self._spread(mask, ids, long), dict(encoded))
 
     def _spread(self, mask: list[bool], short: list[int], long: list[int]) -> list[bool]:

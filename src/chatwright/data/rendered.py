@@ -13,6 +13,8 @@ from torch import Tensor
 
 from chatwright.data.packing import pack
 
+TOKEN_TYPES = "mm_token_type_ids"  # of every token whether it is a word or stands for a picture, a video or a sound
+
 
 @dataclass
 class Rendered:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from tests.conftest import CONTEXT, spread
-from transformers import AutoConfig, AutoModelForMultimodalLM, PreTrainedModel, ProcessorMixin, Qwen2VLProcessor
+from transformers import AutoConfig, AutoModelForMultimodalLM, PaddleOCRVLProcessor, PreTrainedModel
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from chatwright.data.render import Renderer
@@ -22,19 +22,14 @@ EYES = {
 }  # fmt: skip
 
 
-class PictureProcessor(Qwen2VLProcessor):
-    """For pictures alone: what reads videos needs torchvision."""
-
-    def __init__(self, image_processor, tokenizer, chat_template=None):
-        self.image_token, self.image_token_id = tokenizer.image_token, tokenizer.image_token_id
-        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
-
-
 def mrope_renderer(tokenizer) -> Renderer:
-    """Renders text and pictures of any shape, a token for 16 x 16 pixels."""
+    """Renders text and pictures of any shape, a token for 16 x 16 pixels.
+
+    By the processor of PaddleOCR-VL, which is that of Qwen's models without the videos: those need torchvision.
+    """
     size = {"shortest_edge": 32 * 32, "longest_edge": 64 * 64}
     images = Qwen2VLImageProcessorPil(patch_size=PATCH, merge_size=MERGED, size=size)
-    return Renderer(PictureProcessor(images, tokenizer, chat_template=TEMPLATE))
+    return Renderer(PaddleOCRVLProcessor(images, tokenizer, chat_template=TEMPLATE))
 
 
 def mrope_model(kind: str, renderer: Renderer) -> PreTrainedModel:

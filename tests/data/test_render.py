@@ -1,8 +1,12 @@
 """What is supervised, for several real templates, and what is refused."""
 
+import json
+from importlib.util import find_spec
+
 import pytest
 import torch
 from tests.conftest import picture
+from tests.mrope import mrope_renderer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -270,3 +274,13 @@ def test_pixels_and_their_tokens_must_match(renderer, assistant):
     batch["input_ids"][batch["input_ids"] == renderer.placeholders["image"]] = 7
     with pytest.raises(ChatwrightError, match="tokens: 0, features: 4"), torch.no_grad():
         hidden_states(assistant, batch)
+
+
+@pytest.mark.skipif(find_spec("torchvision") is not None, reason="nothing is missing")
+def test_a_processor_that_needs_more_than_is_installed_says_so(tokenizer, tmp_path):
+    renderer = mrope_renderer(tokenizer)
+    renderer.tokenizer.save_pretrained(tmp_path)
+    settings = {**renderer.processor.image_processor.to_dict(), "processor_class": "Qwen2VLProcessor"}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ChatwrightError, match="requires the Torchvision library"):
+        Renderer.load(tmp_path)

@@ -87,8 +87,8 @@ def test_an_adapter_alone_learns_and_is_saved_twice(checkpoint, renderer, tmp_pa
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_disabled_adapter_is_the_model_as_it_was(checkpoint, renderer, conversations, method):
-    model = load_model(checkpoint)
+def test_a_disabled_adapter_is_the_model_as_it_was(seeing, conversations, method):
+    model, renderer = seeing
     talks = [[*talk, Message.of("assistant", "three dogs")] for talk in conversations]
 
     def said(reader, side):

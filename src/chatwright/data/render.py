@@ -78,6 +78,8 @@ class Renderer:
             for kind, attribute in PLACEHOLDERS.items()
             if self.multimodal and getattr(processor, attribute, None)
         }
+        given = processor(text=["a"]) if getattr(processor, "return_mm_token_type_ids", False) else ()
+        self.token_types = next((name for name in TOKEN_TYPES if name in given), None)
         vocabulary = self.tokenizer.get_added_vocab()
         names = map(SOFT_PROMPT.format, range(len(vocabulary)))
         self.soft_prompt = [vocabulary[name] for name in names if name in vocabulary]
@@ -97,10 +99,13 @@ class Renderer:
             plain: render conversations as `PLAIN` says, whatever template the checkpoint has.
 
         Raises:
-            ChatwrightError: there is none in ``folder`` that can be read.
+            ChatwrightError: there is none in ``folder`` that can be read, or it needs a package that is missing.
         """
         try:
             processor = AutoProcessor.from_pretrained(folder)
+        except ImportError as error:
+            missing = _first_line(error).split(". ")[0]
+            raise ChatwrightError(f"{folder}: its processor cannot be opened: {missing}; install that") from error
         except (OSError, ValueError, TypeError, KeyError) as no_processor:
             try:
                 processor = AutoTokenizer.from_pretrained(folder)
@@ -263,11 +268,11 @@ class Renderer:
     def collate(self, rows: Sequence[Rendered], side: Literal["right", "left"] = "right") -> dict[str, Any]:
         """`chatwright.data.rendered.collate` with this renderer's padding and placeholders.
 
-        Where the processor gives them, ``mm_token_type_ids`` [B, T] too: 0 for words, 1 for the places of pictures.
+        Where the model asks for them, the types [B, T] of tokens too: 0 for words, 1 for the places of pictures.
         """
         batch = collate(rows, self.pad_id, set(self.placeholders.values()), side)
-        if self.multimodal and self.processor.return_mm_token_type_ids:
-            batch[TOKEN_TYPES] = torch.tensor(self.processor.create_mm_token_type_ids(batch["input_ids"].tolist()))
+        if self.token_types:
+            batch[self.token_types] = torch.tensor(self.processor.create_mm_token_type_ids(batch["input_ids"].tolist()))
         return batch
 
     def decode(self, tokens: Sequence[int], prompt: Rendered | None = None) -> str:
@@ -378,7 +383,7 @@ class Renderer:
         images = [part.image() for part in parts]
         encoded = self.processor(text=[text], images=images, add_special_tokens=False, return_tensors="pt")
         long = encoded.pop("input_ids")[0].tolist()
-        for name in ("attention_mask", TOKEN_TYPES):  # of tokens, to which others may be added
+        for name in ("attention_mask", *TOKEN_TYPES):  # of tokens, to which others may be added
             encoded.pop(name, None)
         return Rendered(long, self._spread(mask, ids, long), dict(encoded))
 

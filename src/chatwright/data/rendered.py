@@ -13,7 +13,8 @@ from torch import Tensor
 
 from chatwright.data.packing import pack
 
-TOKEN_TYPES = "mm_token_type_ids"  # of every token whether it is a word or stands for a picture, a video or a sound
+# The names under which models ask of every token whether it is a word or stands for a picture, a video or a sound.
+TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
 
 
 @dataclass

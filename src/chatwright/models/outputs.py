@@ -42,7 +42,7 @@ def positions(model: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
     if rope_index is None:
         return batch["position_ids"]
     known = {name: batch[name] for name in inspect.signature(rope_index).parameters if name in batch}
-    if known.keys() <= {"input_ids", "attention_mask", TOKEN_TYPES}:  # a text, on which all axes agree
+    if known.keys() <= {"input_ids", "attention_mask", *TOKEN_TYPES}:  # a text, on which all axes agree
         return batch["position_ids"]
     return rope_index(**known)[0]
 

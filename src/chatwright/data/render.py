@@ -383,8 +383,8 @@ class Renderer:
         images = [part.image() for part in parts]
         encoded = self.processor(text=[text], images=images, add_special_tokens=False, return_tensors="pt")
         long = encoded.pop("input_ids")[0].tolist()
-        for name in ("attention_mask", *TOKEN_TYPES):  # of tokens, to which others may be added
-            encoded.pop(name, None)
+        encoded.pop("attention_mask", None)
+        encoded.pop(self.token_types, None)  # `collate` finds them, for tokens that are added to the row too
         return Rendered(long, self._spread(mask, ids, long), dict(encoded))
 
     def _spread(self, mask: list[bool], short: list[int], long: list[int]) -> list[bool]:

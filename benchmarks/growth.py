@@ -13,7 +13,8 @@ import pieces
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 
-from chatwright.data.render import Rendered, Renderer
+from chatwright.data.render import Renderer
+from chatwright.data.rendered import Rendered
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
 from chatwright.models.attention import use_packing

@@ -21,7 +21,7 @@ from chatwright.models.outputs import token_logprobs
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
-pytest_plugins = ["tests.databases"]
+pytest_plugins = ["tests.databases", "tests.mrope"]
 
 # As the command line does, so that tests see only what the product prints.
 transformers.utils.logging.disable_progress_bar()

@@ -1,8 +1,12 @@
 """What is supervised, for several real templates, and what is refused."""
 
+import json
+from importlib.util import find_spec
+
 import pytest
 import torch
 from tests.conftest import picture
+from tests.mrope import mrope_renderer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -219,15 +223,6 @@ def test_a_beginning_that_is_no_text_is_refused(renderer):
         renderer.prompt([TALK[0], Message("assistant", (Part.of_image(picture(1)),))])
 
 
-def test_collate_pads_either_side_and_counts_real_positions(renderer):
-    rows = [renderer.prompt([Message.of("user", text)]) for text in ("dog", "a much longer question, 狗")]
-    left, right = renderer.collate(rows, "left"), renderer.collate(rows)
-    short = len(rows[0])
-    assert left["attention_mask"][0].sum() == right["attention_mask"][0].sum() == short
-    assert left["input_ids"][0, -short:].tolist() == right["input_ids"][0, :short].tolist() == rows[0].input_ids
-    assert left["position_ids"][0, -short:].tolist() == list(range(short))
-
-
 def test_a_document_supervises_its_text_and_end_but_no_picture(renderer):
     row = renderer.document(Document((Part.of_image(picture(1)), Part.of_text("a dog"))))
     assert row.loss_mask[:4] == [False] * 4 and all(row.loss_mask[4:])
@@ -279,3 +274,13 @@ def test_pixels_and_their_tokens_must_match(renderer, assistant):
     batch["input_ids"][batch["input_ids"] == renderer.placeholders["image"]] = 7
     with pytest.raises(ChatwrightError, match="tokens: 0, features: 4"), torch.no_grad():
         hidden_states(assistant, batch)
+
+
+@pytest.mark.skipif(find_spec("torchvision") is not None, reason="nothing is missing")
+def test_a_processor_that_needs_more_than_is_installed_says_so(tokenizer, tmp_path):
+    renderer = mrope_renderer(tokenizer)
+    renderer.tokenizer.save_pretrained(tmp_path)
+    settings = {**renderer.processor.image_processor.to_dict(), "processor_class": "Qwen2VLProcessor"}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ChatwrightError, match="requires the Torchvision library"):
+        Renderer.load(tmp_path)

@@ -3,7 +3,7 @@ import random
 import pytest
 
 from chatwright.data import instruct, scenes, truth
-from chatwright.data.instruct import LANGUAGES, PICTURE_TASKS, REGISTERS
+from chatwright.data.questions import LANGUAGES, NUMBERS, PICTURE_TASKS, REGISTERS, ask, counted, joined
 
 TASKS = (*PICTURE_TASKS, "yes_no_kind")
 
@@ -14,7 +14,7 @@ def questions(number: int, seed: int = 0, **options):
     for index in range(number):
         scene = scenes.compose(rng, pool)
         for task in TASKS:
-            question = instruct.ask(task, scene, rng, LANGUAGES[index % 2], pool, **options)
+            question = ask(task, scene, rng, LANGUAGES[index % 2], pool, **options)
             if question is not None:
                 yield question, scene
 
@@ -44,8 +44,8 @@ def test_a_wrong_caption_is_judged_wrong():
         if question.task == "caption":
             prompt = instruct.as_prompt(question, "train", scene)
             other = next(c for c in scenes.trained() if c.english not in scene.counts)
-            more = instruct.counted(other, 2, question.language)
-            assert not truth.correct(prompt, instruct.joined([question.bare, more], question.language))
+            more = counted(other, 2, question.language)
+            assert not truth.correct(prompt, joined([question.bare, more], question.language))
             assert not truth.correct(prompt, more)
 
 
@@ -56,7 +56,7 @@ def test_choices_are_found_longest_first_and_as_whole_words():
     assert truth.parse("a dog or a cat", ["dog", "cat"]) is None
     assert truth.parse("没有，图里没有狗。", ["有", "没有"]) == "没有"
     assert truth.parse("这是交通工具。", ["工具", "交通工具"]) == "交通工具"
-    assert truth.parse("There are 3 dogs.", list(instruct.NUMBERS["en"])) == "three"
+    assert truth.parse("There are 3 dogs.", list(NUMBERS["en"])) == "three"
     assert truth.parse("图里有3个三明治。", ["一个", "两个", "三个", "四个", "五个"]) == "三个"
 
 
@@ -75,7 +75,7 @@ def test_helpfulness_punishes_untruth_and_the_wrong_language():
     rng, pool = random.Random(0), scenes.trained()
     dog = next(concept for concept in pool if concept.english == "dog")
     scene = scenes.compose(rng, [dog], "single", heldout=None)
-    prompt = instruct.as_prompt(instruct.ask("naming", scene, rng, "en", pool), "train", scene)  # type: ignore[arg-type]
+    prompt = instruct.as_prompt(ask("naming", scene, rng, "en", pool), "train", scene)  # type: ignore[arg-type]
     true = truth.helpfulness(prompt, "It is a dog. A dog is an animal.")
     assert truth.helpfulness(prompt, "It is a dog. A dog is a fruit.") < truth.helpfulness(prompt, "It is a dog.")
     assert truth.helpfulness(prompt, "It is a dog. I also see a cat.") < true
@@ -93,10 +93,10 @@ def test_denial_and_stutter_are_no_answers():
         ("category", "en", "It isn't an animal.", "animal animal animal"),
         ("counting", "zh", "没有一只狗。", "一只一只一只狗"),
     ):
-        question = instruct.ask(task, scene, rng, language, pool)
+        question = ask(task, scene, rng, language, pool)
         prompt = instruct.as_prompt(question, "train", scene)  # type: ignore[arg-type]
         assert truth.correct(prompt, question.sentence)  # type: ignore[union-attr]
         assert not truth.correct(prompt, denied) and not truth.correct(prompt, stutter)
-    asked = instruct.ask("yes_no", scene, random.Random(3), "en", pool)
+    asked = ask("yes_no", scene, random.Random(3), "en", pool)
     prompt = instruct.as_prompt(asked, "train", scene)  # type: ignore[arg-type]
     assert truth.correct(prompt, asked.sentence)  # type: ignore[union-attr]

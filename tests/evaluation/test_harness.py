@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from chatwright.data.records import Demonstration, Document, Message, Part, Prompt
-from chatwright.data.render import Rendered, Renderer
+from chatwright.data.render import Renderer
+from chatwright.data.rendered import Rendered
 from chatwright.data.store import save
 from chatwright.errors import ChatwrightError
 from chatwright.evaluation import harness

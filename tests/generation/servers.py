@@ -12,7 +12,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from transformers import PreTrainedModel
 
-from chatwright.data.render import Rendered, Renderer
+from chatwright.data.render import Renderer
+from chatwright.data.rendered import Rendered
 from chatwright.generation.engine import Completion, Engine
 from chatwright.generation.sampling import Sampling
 from chatwright.models.load import load_model

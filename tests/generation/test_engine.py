@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from chatwright.data.records import Message
-from chatwright.data.render import Rendered, Renderer
+from chatwright.data.render import Renderer
+from chatwright.data.rendered import Rendered
 from chatwright.errors import ChatwrightError
 from chatwright.generation.cache import bytes_per_token
 from chatwright.generation.constraint import json_form

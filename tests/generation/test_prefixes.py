@@ -5,10 +5,11 @@ from collections import deque
 import pytest
 import torch
 from tests.conftest import picture, spread
+from tests.mrope import MODELS, mrope_model, mrope_renderer
 from transformers import MistralConfig, MistralForCausalLM
 
 from chatwright.data.records import Message
-from chatwright.data.render import Rendered
+from chatwright.data.rendered import Rendered
 from chatwright.generation.engine import Engine
 from chatwright.generation.prefixes import SHORTEST, Prefixes
 from chatwright.generation.sampling import Sampling
@@ -51,11 +52,23 @@ def short_sighted(language_model):
     return model
 
 
-@pytest.mark.parametrize("kind", ["text", "pictures", "window"])
-def test_answers_are_those_of_a_conversation_read_anew(kind, assistant, language_model, short_sighted, renderer):
+@pytest.fixture(params=["text", "window", "pictures", *MODELS])
+def conversing(request, tokenizer):
+    """A model with its renderer, and what it is shown at the beginning of four conversations."""
+    if request.param in MODELS:
+        renderer = mrope_renderer(tokenizer)
+        model = mrope_model(request.param, renderer)
+    else:
+        kinds = {"text": "language_model", "window": "short_sighted", "pictures": "assistant"}
+        model, renderer = request.getfixturevalue(kinds[request.param]), request.getfixturevalue("renderer")
+    if request.param in ("text", "window"):
+        return model, renderer, [[]] * 4
+    return model, renderer, [[picture(1)], [picture(2), picture(3).resize((64, 32))], [], []]
+
+
+def test_answers_are_those_of_a_conversation_read_anew(conversing):
     """Three turns of conversations of different lengths, some of which another one joins, answered together."""
-    model = {"text": language_model, "pictures": assistant, "window": short_sighted}[kind]
-    parts = [[picture(1)], [picture(2), picture(3)], [], []] if kind == "pictures" else [[]] * 4
+    model, renderer, parts = conversing
     conversations = [
         [Message.of("user", text, *some)] for text, some in zip(["What? ", "Dogs. ", "狗", LONG], parts, strict=True)
     ]
@@ -79,13 +92,14 @@ def test_answers_are_those_of_a_conversation_read_anew(kind, assistant, language
     assert saved > 100
 
 
-def test_the_same_words_about_another_picture_are_another_prompt(assistant, renderer):
-    engine = Engine(assistant, renderer, kept_bytes=2**26)
+def test_the_same_words_about_another_picture_are_another_prompt(seeing):
+    model, renderer = seeing
+    engine = Engine(model, renderer, kept_bytes=2**26)
     with engine.decoder() as decoder:
         for seed in range(3):
             messages = [Message.of("user", 3 * LONG, picture(seed))]
             (request,), _ = answered(engine, decoder, [messages])
-            (alone,) = Engine(assistant, renderer).generate([messages], SAMPLINGS[0])[0]
+            (alone,) = Engine(model, renderer).generate([messages], SAMPLINGS[0])[0]
             assert request.rows[0].logprobs == pytest.approx(alone.logprobs, abs=1e-4)
 
 

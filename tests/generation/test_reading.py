@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from chatwright.data.render import Rendered
+from chatwright.data.rendered import Rendered
 from chatwright.generation.engine import Engine
 from chatwright.generation.reading import embed, read
 

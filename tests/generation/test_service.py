@@ -7,7 +7,7 @@ import weakref
 import pytest
 import torch
 
-from chatwright.data.render import Rendered
+from chatwright.data.rendered import Rendered
 from chatwright.errors import ChatwrightError
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
@@ -31,9 +31,10 @@ def ask(service, prompt, sampling, n=1):
     return ticket
 
 
-def test_every_thread_gets_its_own_answers(service, language_model, renderer, conversations):
-    texts = [c for c in conversations if not renderer.prompt(c).media]
-    prompts = [renderer.prompt(text) for text in texts]
+def test_every_thread_gets_its_own_answers(seeing, conversations):
+    model, renderer = seeing
+    service = Service(Engine(model, renderer, batch_size=4))
+    prompts = [renderer.prompt(conversation) for conversation in conversations]
     found = {}
 
     def one(number):
@@ -46,7 +47,7 @@ def test_every_thread_gets_its_own_answers(service, language_model, renderer, co
     for thread in threads:
         thread.join()
     service.close()
-    engine = Engine(language_model, renderer)
+    engine = Engine(model, renderer)
     for ticket in found.values():
         sampling = ticket.request.rows[0].sampling
         alone = engine.generate([ticket.request.prompt], sampling, len(ticket.request.rows))[0]

@@ -11,7 +11,8 @@ from tests.pipeline import course
 from tests.serving.clients import serve
 
 from chatwright.data.records import Demonstration, Message, Prompt
-from chatwright.data.render import Rendered, Renderer
+from chatwright.data.render import Renderer
+from chatwright.data.rendered import Rendered
 from chatwright.data.store import load, save
 from chatwright.errors import ChatwrightError
 from chatwright.generation.backends import vllm

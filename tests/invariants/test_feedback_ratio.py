@@ -5,6 +5,8 @@ import json
 
 import pytest
 import torch
+from tests.conftest import picture
+from tests.mrope import MODELS, mrope_model, mrope_renderer
 
 from chatwright.data.records import Message, Prompt
 from chatwright.models.eyes import share_eye
@@ -60,8 +62,19 @@ def test_the_first_ratio_is_one(assistant, renderer, prompts, temperature, atten
     assistant.get_decoder().set_attn_implementation(attention)
     with torch.no_grad():  # tied: logits as large as a trained model's, not those of its wide weights
         assistant.get_input_embeddings().weight.mul_(0.5)
+    check_first_ratio(assistant, renderer, prompts, temperature)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_first_ratio_is_one_where_pictures_are_counted_by_rows_and_columns(kind, tokenizer, conversations):
+    renderer = mrope_renderer(tokenizer)
+    conversations[2][0] = Message.of("user", "图片里有什么？", picture(2).resize((64, 32)))
+    check_first_ratio(mrope_model(kind, renderer), renderer, conversations, 0.7)
+
+
+def check_first_ratio(model, renderer, prompts, temperature):
     objective, loader = experience(
-        assistant, renderer, prompts, temperature=temperature, rollouts=24, minibatches=1, micro_batch=8, iterations=1
+        model, renderer, prompts, temperature=temperature, rollouts=24, minibatches=1, micro_batch=8, iterations=1
     )
     for batch in next(iter(loader)):
         metrics = objective.loss(batch).metrics
@@ -134,7 +147,7 @@ def test_rollouts_are_what_the_formulas_say(assistant, renderer, conversations):
     with torch.no_grad():
         for row in range(24):
             batch = renderer.collate([loader._row(row)])
-            logits = loader.reference(**model_inputs(batch)).logits[0, :-1]
+            logits = loader.reference(**model_inputs(loader.reference, batch)).logits[0, :-1]
             logits[:, list(renderer.placeholders.values())] = float("-inf")
             length = int(buffer.lengths[row])
             reference = logits.log_softmax(-1)[-length:].gather(1, batch["input_ids"][0, -length:, None])[:, 0]

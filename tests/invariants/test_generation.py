@@ -2,13 +2,25 @@
 
 import pytest
 import torch
+from tests.conftest import picture
 from transformers import Lfm2Config, Lfm2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from chatwright.data.records import Message
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
 from chatwright.models.outputs import model_inputs
 
 TEMPERATURES = [0.7, 1.0, 1.3]
+OBLONG = [Message.of("user", "Which?", picture(5).resize((64, 32)), picture(6).resize((32, 64)))]
+
+
+def by_itself(model, renderer, row):
+    """Logits [T, V] of one row, whose positions the model counts itself."""
+    batch = renderer.collate([row])
+    for name in ("loss_mask", "packing", "position_ids"):
+        del batch[name]
+    with torch.no_grad():
+        return model(**batch, use_cache=False).logits[0]
 
 
 def teacher_forced(model, renderer, rows, answers, temperature):
@@ -17,7 +29,7 @@ def teacher_forced(model, renderer, rows, answers, temperature):
     batch = renderer.collate(full)
     mask = batch["loss_mask"]
     with torch.no_grad():
-        logits = model(**model_inputs(batch), use_cache=False).logits.float()
+        logits = model(**model_inputs(model, batch), use_cache=False).logits.float()
     logits[..., list(renderer.placeholders.values())] = float("-inf")
     logprobs = (logits[:, :-1] / temperature).log_softmax(-1).gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
     return [row[keep].tolist() for row, keep in zip(logprobs, mask[:, 1:], strict=True)]
@@ -25,57 +37,81 @@ def teacher_forced(model, renderer, rows, answers, temperature):
 
 @pytest.mark.parametrize("attention", ["packed", "sdpa"])
 @pytest.mark.parametrize("temperature", TEMPERATURES)
-def test_a_fresh_policy_has_ratio_one(temperature, attention, assistant, renderer, conversations):
+def test_a_fresh_policy_has_ratio_one(temperature, attention, seeing, conversations):
     """|log-ratio| < 1e-5 in float32, for text, one picture and two, in one padded batch with early leavers."""
-    assistant.get_decoder().set_attn_implementation(attention)
+    model, renderer = seeing
+    model.get_decoder().set_attn_implementation(attention)
     sampling = Sampling(max_new_tokens=40, temperature=temperature, stop=("e", "a", "o", "什"))
     # So few rows at once that many enter while others are being written.
-    answers = Engine(assistant, renderer, batch_size=9).generate(conversations, sampling, n=4)
+    answers = Engine(model, renderer, batch_size=9).generate(conversations, sampling, n=4)
     rows = [renderer.prompt(conversation) for conversation in conversations for _ in range(4)]
     completions = [completion for several in answers for completion in several]
     lengths = {len(completion.tokens) for completion in completions}
     assert len(lengths) > 3, "rows should have left the batch at different times"
-    forced = teacher_forced(assistant, renderer, rows, [c.tokens for c in completions], temperature)
+    forced = teacher_forced(model, renderer, rows, [c.tokens for c in completions], temperature)
     for completion, expected in zip(completions, forced, strict=True):
         assert completion.logprobs == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [0.0, *TEMPERATURES])
 @pytest.mark.parametrize("batch_size", [5, 64])
-def test_batched_equals_alone(batch_size, temperature, assistant, renderer, conversations):
+def test_batched_equals_alone(batch_size, temperature, seeing, conversations):
     """Also for sampled answers, and whether or not the other prompts hold pictures."""
+    model, renderer = seeing
     sampling = Sampling(max_new_tokens=30, temperature=temperature)
-    together = Engine(assistant, renderer, batch_size=batch_size).generate(conversations, sampling, n=2)
+    together = Engine(model, renderer, batch_size=batch_size).generate(conversations, sampling, n=2)
     for conversation, several in zip(conversations, together, strict=True):
-        alone = Engine(assistant, renderer, batch_size=1).generate([conversation], sampling, n=2)[0]
+        alone = Engine(model, renderer, batch_size=1).generate([conversation], sampling, n=2)[0]
         assert [completion.tokens for completion in alone] == [completion.tokens for completion in several]
         for one, other in zip(alone, several, strict=True):
             assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
 
 
-def test_cached_equals_uncached(assistant, renderer, conversations):
+def test_cached_equals_uncached(seeing, conversations):
     """Greedy answers token by token, the whole sequence computed anew for each."""
-    answers = Engine(assistant, renderer).generate(conversations, Sampling(max_new_tokens=10, temperature=0))
+    model, renderer = seeing
+    conversations = [*conversations, OBLONG]
+    answers = Engine(model, renderer).generate(conversations, Sampling(max_new_tokens=10, temperature=0))
     for conversation, (completion,) in zip(conversations, answers, strict=True):
         row = renderer.prompt(conversation)
-        ids = list(row.input_ids)
-        for token in completion.tokens:
-            with torch.no_grad():
-                logits = assistant(input_ids=torch.tensor([ids]), **row.media, use_cache=False).logits[0, -1]
+        for written, token in enumerate(completion.tokens):
+            logits = by_itself(model, renderer, renderer.answered(row, completion.tokens[:written]))[-1]
             logits[list(renderer.placeholders.values())] = float("-inf")
             assert logits.argmax() == token
-            ids.append(token)
 
 
-def test_left_padding_changes_nothing(assistant, renderer, conversations):
+def test_greedy_answers_are_those_of_transformers(seeing, conversations):
+    """Each prompt read by the processor and answered by `generate`, which leaves its count in some models."""
+    model, renderer = seeing
+    conversations = [*conversations, OBLONG]
+    theirs = []
+    for conversation in conversations:
+        chat = [{"role": turn.role, "content": [part_of(part) for part in turn.content]} for turn in conversation]
+        inputs = renderer.processor.apply_chat_template(
+            chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
+        told = model.generate(
+            **inputs, max_new_tokens=20, do_sample=False, suppress_tokens=list(renderer.unsaid),
+            eos_token_id=list(renderer.stop_ids), pad_token_id=renderer.pad_id,
+        )  # fmt: skip
+        theirs.append(told[0, inputs["input_ids"].shape[1] :].tolist())
+    answers = Engine(model, renderer).generate(conversations, Sampling(max_new_tokens=20, temperature=0))
+    assert [completion.tokens for (completion,) in answers] == theirs
+
+
+def part_of(part):
+    return {"type": "text", "text": part.text} if part.type == "text" else {"type": "image", "image": part.image()}
+
+
+def test_left_padding_changes_nothing(seeing, conversations):
+    model, renderer = seeing
+    conversations = [*conversations, OBLONG]
     rows = [renderer.prompt(conversation) for conversation in conversations]
     batch = renderer.collate(rows, side="left")
-    batch.pop("loss_mask")
     with torch.no_grad():
-        padded = assistant(**batch, use_cache=False).logits[:, -1]
-        for row, logits in zip(rows, padded, strict=True):
-            alone = assistant(input_ids=torch.tensor([row.input_ids]), **row.media, use_cache=False).logits[0, -1]
-            assert torch.allclose(logits, alone, atol=1e-4, rtol=0)
+        padded = model(**model_inputs(model, batch), use_cache=False).logits[:, -1]
+    for row, logits in zip(rows, padded, strict=True):
+        assert torch.allclose(logits, by_itself(model, renderer, row)[-1], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["sliding window", "recurrent"])

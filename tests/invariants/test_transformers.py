@@ -47,7 +47,7 @@ def test_plain_transformers_gives_the_same_logits_and_the_same_greedy_answer(ren
 
     model, opened = load_model(tmp_path), Renderer.load(tmp_path / "model")
     talk = [Message.of("user", "How many dogs?", picture(5))]
-    batch = model_inputs(opened.collate([opened.prompt(talk)]))
+    batch = model_inputs(model, opened.collate([opened.prompt(talk)]))
     with torch.no_grad():
         ours = model(**batch).logits[0, -1]
     torch.testing.assert_close(ours, torch.tensor(plain["logits"]), rtol=1e-5, atol=1e-5)

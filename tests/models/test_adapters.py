@@ -43,7 +43,7 @@ def learn(model, renderer, talks, steps=12):
 
 def logits(model, renderer, talk):
     with torch.no_grad():
-        return model.eval()(**model_inputs(renderer.collate([renderer.demonstration(talk)]))).logits[0]
+        return model.eval()(**model_inputs(model, renderer.collate([renderer.demonstration(talk)]))).logits[0]
 
 
 def same(found, expected, tolerance=1e-5):
@@ -87,8 +87,8 @@ def test_an_adapter_alone_learns_and_is_saved_twice(checkpoint, renderer, tmp_pa
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_disabled_adapter_is_the_model_as_it_was(checkpoint, renderer, conversations, method):
-    model = load_model(checkpoint)
+def test_a_disabled_adapter_is_the_model_as_it_was(seeing, conversations, method):
+    model, renderer = seeing
     talks = [[*talk, Message.of("assistant", "three dogs")] for talk in conversations]
 
     def said(reader, side):
@@ -125,7 +125,9 @@ def test_a_prompt_speaks_through_answers_and_is_never_said(checkpoint, renderer,
     answers = Engine(model, opened).generate(conversations, Sampling(max_new_tokens=16), n=4)
     assert not {token for some in answers for answer in some for token in answer.tokens} & set(opened.soft_prompt)
     row = opened.prompt(conversations[0])
-    batch = {name: value for name, value in model_inputs(opened.collate([row])).items() if name != "position_ids"}
+    batch = {
+        name: value for name, value in model_inputs(model, opened.collate([row])).items() if name != "position_ids"
+    }
     plain = model.generate(**batch, max_new_tokens=16, do_sample=True)[0, len(row) :]
     assert not set(plain.tolist()) & set(opened.soft_prompt)
 

@@ -170,7 +170,7 @@ def test_log_probabilities(language_model, renderer, few_rows):
     (logprobs * factors).sum().backward()
     ours = {name: p.grad.clone() for name, p in language_model.named_parameters()}
     language_model.zero_grad()
-    logits = language_model(**outputs.model_inputs(batch)).logits[:, :-1] / temperature
+    logits = language_model(**outputs.model_inputs(language_model, batch)).logits[:, :-1] / temperature
     logits[..., excluded] = float("-inf")
     every = logits.log_softmax(-1)
     mask = batch["loss_mask"][:, 1:]
@@ -181,3 +181,40 @@ def test_log_probabilities(language_model, renderer, few_rows):
     torch.testing.assert_close(entropies[:, 1:], entropy.detach(), rtol=1e-4, atol=1e-5)
     for name, p in language_model.named_parameters():
         torch.testing.assert_close(ours[name], p.grad, rtol=0, atol=1e-5 * float(p.grad.abs().max()))
+
+
+def test_losses_and_states_are_those_of_transformers(seeing):
+    """Of rows with pictures of several shapes and without; `transformers` finds the positions itself."""
+    model, renderer = seeing
+    shapes = [[(32, 32), (64, 32)], [(32, 64)], []]
+    shown = [[picture(seed).resize(shape) for seed, shape in enumerate(some)] for some in shapes]
+    answers = ["Three dogs.", "狗", "There is a red apple."]
+    rows = [
+        renderer.demonstration([Message.of("user", QUESTION, *pictures), Message.of("assistant", answer)])
+        for pictures, answer in zip(shown, answers, strict=True)
+    ]
+    batch = renderer.collate(rows)
+    plain = {name: value for name, value in batch.items() if name not in ("loss_mask", "packing", "position_ids")}
+    labels = batch["input_ids"].masked_fill(~batch["loss_mask"], -100)
+    with torch.no_grad():
+        theirs = model(**plain, labels=labels, output_hidden_states=True, use_cache=False)
+        loss, _ = outputs.cross_entropy(model, batch)
+        states = outputs.hidden_states(model, batch)
+        logprobs, _ = outputs.token_logprobs(model, batch)
+    assert float(loss / batch["loss_mask"].sum()) == pytest.approx(float(theirs.loss), abs=1e-5)
+    assert float(-logprobs.sum()) == pytest.approx(float(loss), abs=1e-3)
+    real = batch["attention_mask"].bool()
+    torch.testing.assert_close(states[real], theirs.hidden_states[-1][real], rtol=1e-4, atol=1e-4)
+
+
+def test_positions_leave_and_take_no_traces(seeing):
+    """Some models remember how they counted the batch before."""
+    model, renderer = seeing
+    asked = [renderer.prompt([Message.of("user", QUESTION, *some)]) for some in ([picture(1).resize((64, 32))], [])]
+    batches = [renderer.collate(rows, side) for side in ("left", "right") for rows in (asked, asked[1:])]
+    with torch.no_grad():
+        before = [outputs.hidden_states(model, batch) for batch in batches]
+        model.base_model.rope_deltas = torch.full((2, 1), 7)
+        for batch, states in zip(batches, before, strict=True):
+            assert torch.equal(outputs.hidden_states(model, batch), states)
+    assert torch.equal(model.base_model.rope_deltas, torch.full((2, 1), 7))

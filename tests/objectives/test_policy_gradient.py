@@ -94,7 +94,7 @@ def test_a_step_by_hand(assistant, renderer, prompts, name, gaps):
     (batch,) = batches(renderer, made, answered, len(answered))
     loss = objective.loss(batch)
 
-    inputs = model_inputs(rendered(batch))
+    inputs = model_inputs(assistant, rendered(batch))
     with torch.no_grad():
         logits = assistant(**inputs).logits[:, :-1]
     logits[..., list(renderer.placeholders.values())] = float("-inf")

@@ -54,7 +54,7 @@ def test_a_step_by_hand(assistant, renderer, prompts, name):
     """The sum over all ordered pairs, from log-probabilities that transformers alone computes."""
     batch = with_reference(batch_of(renderer, prompts, [0, 1]))
     loss = make(OFFLINE, name, {}, assistant, renderer).loss(batch)
-    inputs = model_inputs(rendered(batch))
+    inputs = model_inputs(assistant, rendered(batch))
     with torch.no_grad():
         logits = assistant(**inputs).logits[:, :-1]
     logits[..., list(renderer.placeholders.values())] = float("-inf")

@@ -6,6 +6,7 @@ import random
 import pytest
 
 from chatwright.data import instruct, scenes
+from chatwright.data.questions import ask, ask_word
 from chatwright.data.records import Prompt
 from chatwright.data.store import load, save
 from chatwright.errors import ChatwrightError
@@ -27,10 +28,10 @@ def questions(tmp_path_factory):
     records = []
     for _ in range(12):
         scene = scenes.compose(rng, POOL, "single")
-        question = instruct.ask("naming", scene, rng, "en", POOL)
+        question = ask("naming", scene, rng, "en", POOL)
         records.append(instruct.as_prompt(question, "test", scene, instruct.described))
     for word in (("dog", "狗"), ("cat", "猫")):
-        asked = instruct.as_prompt(instruct.ask_word(*word, rng, "en"), "test")
+        asked = instruct.as_prompt(ask_word(*word, rng, "en"), "test")
         records.append(Prompt(asked.messages, asked.reference, (asked.reference, "apple"), "choice", asked.meta))
     path = tmp_path_factory.mktemp("questions") / "heldout.parquet"
     save(records, path)

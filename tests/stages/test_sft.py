@@ -7,6 +7,7 @@ import torch
 import yaml
 from peft import PeftModel
 from tests.conftest import picture
+from tests.mrope import mrope_model, mrope_renderer
 from tests.stages.test_feedback_stages import assert_resumes
 
 from chatwright.cli import main
@@ -55,8 +56,8 @@ def test_an_adapter_learns_and_every_stage_and_peft_open_it(checkpoint, demonstr
     words = len(renderer.tokenizer)
     opened = PeftModel.from_pretrained(load_model(checkpoint), out / "adapter").eval()
     with torch.no_grad():
-        ours = model(**model_inputs(reader.collate([reader.prompt(question)]))).logits[..., :words]
-        theirs = opened(**model_inputs(renderer.collate([renderer.prompt(question)]))).logits
+        ours = model(**model_inputs(model, reader.collate([reader.prompt(question)]))).logits[..., :words]
+        theirs = opened(**model_inputs(opened, renderer.collate([renderer.prompt(question)]))).logits
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
@@ -97,3 +98,18 @@ def test_the_adapter_is_set_by_flags_and_mistakes_are_one_line(checkpoint, demon
     settings = yaml.safe_load((tmp_path / "out/settings.yaml").read_text())["settings"]
     assert settings["adapter"] == {"method": "dora", "rank": 2, "alpha": 32, "dropout": 0.05, "tokens": 20}
     assert json.loads((tmp_path / "out/adapter/adapter_config.json").read_text())["use_dora"] is True
+
+
+def test_an_eye_that_looks_over_time_learns_along(tokenizer, demonstrations, tmp_path):
+    """And its checkpoint, of another kind than the assistant's, goes through the stage like any other."""
+    renderer = mrope_renderer(tokenizer)
+    model = mrope_model("qwen2_vl", renderer)
+    model.save_pretrained(tmp_path / "seer")
+    renderer.save(tmp_path / "seer")
+    training = Training(learning_rate=0.03, precision="fp32", log_every=1)
+    execute(SFT(str(tmp_path / "seer"), demonstrations, 8, epochs=4, eye_rate=0.1, training=training), tmp_path / "out")
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
+    assert losses[-1] < 0.7 * losses[0]
+    eyes = [one.model.visual.patch_embed.proj.weight for one in (model, load_model(tmp_path / "out"))]
+    assert eyes[0].ndim == 5 and not torch.equal(*eyes)
+    assert Renderer.load(tmp_path / "out/model").token_types == renderer.token_types

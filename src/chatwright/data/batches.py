@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from chatwright.data.render import Rendered
+from chatwright.data.rendered import Rendered
 from chatwright.errors import ChatwrightError
 
 T = TypeVar("T")

@@ -9,7 +9,16 @@ import random
 from collections.abc import Callable, Sequence
 from functools import cache
 
-from chatwright.data.instruct import HELDOUT_TASK, LANGUAGES, NUMBERS, PHRASINGS, SIDES, description, kind_fact, listing
+from chatwright.data.questions import (
+    HELDOUT_TASK,
+    LANGUAGES,
+    NUMBERS,
+    PHRASINGS,
+    SIDES,
+    description,
+    kind_fact,
+    listing,
+)
 from chatwright.data.records import Document, Part
 from chatwright.data.scenes import SIDE, Concept, Scene, compose, concepts, relation
 from chatwright.data.sources import cedict, chatterbot, hsk

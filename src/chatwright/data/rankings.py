@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from chatwright.data.records import Comparison, is_ratings
-from chatwright.data.render import Rendered, Renderer
+from chatwright.data.render import Renderer
+from chatwright.data.rendered import Rendered
 from chatwright.data.tables import place_of
 from chatwright.errors import ChatwrightError
 

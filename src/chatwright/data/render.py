@@ -5,24 +5,19 @@ template itself, by the character where each assistant turn begins, so templates
 """
 
 import copy
-import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from itertools import chain
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
-import numpy as np
 import torch
-from torch import Tensor
 from transformers import AutoProcessor, AutoTokenizer, ProcessorMixin
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from chatwright.data.packing import pack
 from chatwright.data.records import Document, Message, Part
+from chatwright.data.rendered import TOKEN_TYPES, Rendered, collate
 from chatwright.errors import ChatwrightError
 
 PLACEHOLDERS = {"image": "image_token", "audio": "audio_token", "video": "video_token"}
@@ -57,41 +52,6 @@ PLAIN = (
 )
 
 
-@dataclass
-class Rendered:
-    """One row for a model.
-
-    input_ids: token ids; loss_mask: True where the token is to be predicted; media: keyword arguments of the model
-    such as ``pixel_values`` [pictures, C, H, W], empty for text; begun: True for a prompt that ends with the beginning
-    of the answer.
-    """
-
-    input_ids: list[int]
-    loss_mask: list[bool]
-    media: dict[str, Tensor] = field(default_factory=dict)
-    begun: bool = False
-
-    def __len__(self) -> int:
-        return len(self.input_ids)
-
-    @cached_property
-    def digest(self) -> bytes:
-        """What identifies a row by its tokens and its media."""
-        return self._digest(np.asarray(self.input_ids, dtype=np.int64).tobytes())
-
-    @cached_property
-    def media_digest(self) -> bytes:
-        """What identifies its media."""
-        return self._digest(b"")
-
-    def _digest(self, tokens: bytes) -> bytes:
-        digest = hashlib.blake2b(tokens, digest_size=16)
-        for name in sorted(self.media):
-            digest.update(name.encode())
-            digest.update(self.media[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.digest()
-
-
 class Renderer:
     """Renders for one processor (or plain tokenizer, where the model reads text only).
 
@@ -118,6 +78,8 @@ class Renderer:
             for kind, attribute in PLACEHOLDERS.items()
             if self.multimodal and getattr(processor, attribute, None)
         }
+        given = processor(text=["a"]) if getattr(processor, "return_mm_token_type_ids", False) else ()
+        self.token_types = next((name for name in TOKEN_TYPES if name in given), None)
         vocabulary = self.tokenizer.get_added_vocab()
         names = map(SOFT_PROMPT.format, range(len(vocabulary)))
         self.soft_prompt = [vocabulary[name] for name in names if name in vocabulary]
@@ -137,10 +99,13 @@ class Renderer:
             plain: render conversations as `PLAIN` says, whatever template the checkpoint has.
 
         Raises:
-            ChatwrightError: there is none in ``folder`` that can be read.
+            ChatwrightError: there is none in ``folder`` that can be read, or it needs a package that is missing.
         """
         try:
             processor = AutoProcessor.from_pretrained(folder)
+        except ImportError as error:
+            missing = _first_line(error).split(". ")[0]
+            raise ChatwrightError(f"{folder}: its processor cannot be opened: {missing}; install that") from error
         except (OSError, ValueError, TypeError, KeyError) as no_processor:
             try:
                 processor = AutoTokenizer.from_pretrained(folder)
@@ -300,39 +265,14 @@ class Renderer:
         mask = [i not in self.placeholders.values() for i in ids]
         return self._with_media(text + self.tokenizer.eos_token, ids, mask, [p for p in document.content if p.media])
 
-    def collate(self, rows: Sequence[Rendered], side: str = "right") -> dict[str, Any]:
-        """Pad rows into a batch.
+    def collate(self, rows: Sequence[Rendered], side: Literal["right", "left"] = "right") -> dict[str, Any]:
+        """`chatwright.data.rendered.collate` with this renderer's padding and placeholders.
 
-        Args:
-            rows: B rows, T the longest.
-            side: where padding goes: "right" to train, "left" to generate.
-
-        Returns:
-            ``input_ids``, ``attention_mask``, ``position_ids`` (counted over real tokens), ``loss_mask``, each [B, T],
-            the media of all rows, concatenated, and, padded on the right, ``packing``: the same without padding.
+        Where the model asks for them, the types [B, T] of tokens too: 0 for words, 1 for the places of pictures.
         """
-        lengths = np.array([len(row) for row in rows])
-        places = np.arange(lengths.max())
-        real = places >= lengths.max() - lengths[:, None] if side == "left" else places < lengths[:, None]
-        ids = np.full(real.shape, self.pad_id, dtype=np.int64)
-        ids[real] = np.fromiter(chain.from_iterable(row.input_ids for row in rows), np.int64, lengths.sum())
-        loss = np.zeros(real.shape, dtype=bool)
-        loss[real] = np.fromiter(chain.from_iterable(row.loss_mask for row in rows), bool, lengths.sum())
-        media = {
-            key: torch.cat([row.media[key] for row in rows if key in row.media])
-            for key in sorted({key for row in rows for key in row.media})
-        }
-        attention = torch.from_numpy(real.astype(np.int64))
-        batch: dict[str, Any] = {
-            "input_ids": torch.from_numpy(ids),
-            "attention_mask": attention,
-            "position_ids": (attention.cumsum(-1) - 1).clamp_min(0),
-            "loss_mask": torch.from_numpy(loss),
-            **media,
-        }
-        if side == "right":
-            marks = set(self.placeholders.values())
-            batch["packing"] = pack([row.input_ids for row in rows], [row.media for row in rows], marks, len(places))
+        batch = collate(rows, self.pad_id, set(self.placeholders.values()), side)
+        if self.token_types:
+            batch[self.token_types] = torch.tensor(self.processor.create_mm_token_type_ids(batch["input_ids"].tolist()))
         return batch
 
     def decode(self, tokens: Sequence[int], prompt: Rendered | None = None) -> str:
@@ -444,6 +384,7 @@ class Renderer:
         encoded = self.processor(text=[text], images=images, add_special_tokens=False, return_tensors="pt")
         long = encoded.pop("input_ids")[0].tolist()
         encoded.pop("attention_mask", None)
+        encoded.pop(self.token_types, None)  # `collate` finds them, for tokens that are added to the row too
         return Rendered(long, self._spread(mask, ids, long), dict(encoded))
 
     def _spread(self, mask: list[bool], short: list[int], long: list[int]) -> list[bool]:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 
 from chatwright.data.records import Prompt
-from chatwright.data.render import Rendered, Renderer
+from chatwright.data.render import Renderer
+from chatwright.data.rendered import Rendered
 from chatwright.data.tables import place_of
 from chatwright.errors import ChatwrightError
 

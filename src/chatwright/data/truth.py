@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from chatwright.data.instruct import NUMBERS, counted
+from chatwright.data.questions import NUMBERS, counted
 from chatwright.data.records import Prompt
 from chatwright.data.scenes import CATEGORIES, Concept, concepts
 

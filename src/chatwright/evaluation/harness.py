@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from chatwright.data.records import Document, Prompt
-from chatwright.data.render import Rendered
+from chatwright.data.rendered import Rendered
 from chatwright.errors import ChatwrightError
 from chatwright.evaluation import metrics
 from chatwright.evaluation.metrics import Score

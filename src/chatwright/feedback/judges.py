@@ -8,7 +8,8 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from chatwright.data.records import Prompt
-from chatwright.data.render import Rendered, Renderer
+from chatwright.data.render import Renderer
+from chatwright.data.rendered import Rendered
 from chatwright.errors import ChatwrightError
 from chatwright.feedback.verifiers import Verifier, function_of
 from chatwright.models.heads import RewardEnsemble, RewardModel, load_scorer, score_all

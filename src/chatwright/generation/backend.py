@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from chatwright.data.records import Message
-from chatwright.data.render import Rendered, Renderer
+from chatwright.data.render import Renderer
+from chatwright.data.rendered import Rendered
 from chatwright.errors import ChatwrightError
 from chatwright.generation.decoder import Row
 from chatwright.generation.sampling import Sampling

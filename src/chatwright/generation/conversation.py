@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from chatwright.data.records import Message, Prompt
-from chatwright.data.render import Rendered
+from chatwright.data.rendered import Rendered
 from chatwright.feedback.environments import Environment, reply_of
 from chatwright.generation.backend import Backend, Completion
 from chatwright.generation.sampling import Sampling

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from chatwright.data.render import Rendered, Renderer
+from chatwright.data.render import Renderer
+from chatwright.data.rendered import Rendered
 from chatwright.generation.cache import SlotCache, bytes_per_token, close_gaps
 from chatwright.generation.constraint import Constraint
 from chatwright.generation.prefixes import Begun, Prefixes
 from chatwright.generation.sampling import Sampling, distribution, draw, most_likely
-from chatwright.models.outputs import model_inputs, placed
+from chatwright.models.outputs import placed, positions
 
 JOIN = 0.25  # of the rows: fewer free ones wait for more, as reading prompts together is cheaper
 PADDING = 1.25  # prompts that are read together are at most so many times as long as the shortest of them
@@ -26,6 +27,7 @@ class Row:
     """An answer that grows.
 
     prompt: what it answers. room: how many tokens it may have. uniforms: [room] random numbers, None for greedy.
+    begin: the position of its first token, as the model counts them.
     """
 
     prompt: Rendered
@@ -33,6 +35,7 @@ class Row:
     room: int
     uniforms: np.ndarray | None
     constraint: Constraint | None = None
+    begin: int = 0
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     alternatives: list[list[tuple[int, float]]] = field(default_factory=list)
@@ -106,13 +109,13 @@ class Decoder:
         if not self.rows:
             return gone
         device = self.model.device
-        positions = [[len(row.prompt) + len(row.tokens) - 1] for row in self.rows]
+        places = [[row.begin + len(row.tokens) - 1] for row in self.rows]
         mask = self.cache.mask(device)
         with self.cache.next_token() as cache:
             output = self.model(
                 input_ids=torch.tensor([row.tokens[-1:] for row in self.rows], device=device),
                 attention_mask=mask,
-                position_ids=torch.tensor(positions, device=device),
+                position_ids=torch.tensor(places, device=device),
                 past_key_values=cache,
                 use_cache=True,
             )
@@ -130,13 +133,16 @@ class Decoder:
 
     def _read(self, readings: Sequence["_Reading"]) -> None:
         """Let prompts be read, each once, and their rows enter."""
-        batch = self.renderer.collate([one.rest for one in readings], side="left")
+        batch = self.renderer.collate([one.request.prompt for one in readings], side="left")
+        places = positions(self.model, batch)
         known = [one.known for one in readings]
         if any(known):
-            places = torch.arange(max(known)) >= max(known) - torch.tensor(known)[:, None]
-            batch["attention_mask"] = torch.cat([places.long(), batch["attention_mask"]], 1)
-            batch["position_ids"] += torch.tensor(known)[:, None]
-        inputs = placed(model_inputs(batch), self.model)
+            batch = self.renderer.collate([one.rest for one in readings], side="left")
+            kept = torch.arange(max(known)) >= max(known) - torch.tensor(known)[:, None]
+            batch["attention_mask"] = torch.cat([kept.long(), batch["attention_mask"]], 1)
+        batch["position_ids"] = places[..., -batch["input_ids"].shape[1] :]
+        del batch["loss_mask"]
+        inputs = placed(batch, self.model)
         if inputs["attention_mask"].all():
             inputs.pop("attention_mask")
         cache = self.cache.for_prompts([one.states for one in readings])
@@ -145,6 +151,9 @@ class Decoder:
             close_gaps(cache, known, [len(one.rest) for one in readings])
         sources = [place for place, one in enumerate(readings) for _ in one.request.rows]
         new = [row for one in readings for row in one.request.rows]
+        ends = places.view(-1, *places.shape[-2:]).amax((0, 2)).tolist()
+        for row, source in zip(new, sources, strict=True):
+            row.begin = ends[source] + 1
         self.cache.enter(cache, sources, [len(row.prompt) for row in new])
         logits = output.logits[sources, -1]
         self.logits = torch.cat([self.logits, logits]) if self.rows else logits

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from transformers import PreTrainedModel
 
 from chatwright.data.records import Message
-from chatwright.data.render import Rendered, Renderer
+from chatwright.data.render import Renderer
+from chatwright.data.rendered import Rendered
 from chatwright.generation.backend import Backend, Completion
 from chatwright.generation.constraint import Constraint
 from chatwright.generation.decoder import Decoder, Request, Row

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from chatwright.data.render import Rendered
+from chatwright.data.rendered import Rendered
 
 SHORTEST = 32  # tokens; a shorter beginning is read faster than it is put back
 

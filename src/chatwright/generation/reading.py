@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from chatwright.data.render import Rendered
+from chatwright.data.rendered import Rendered
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import most_likely
 from chatwright.models.outputs import answer_logits, hidden_states, placed

@@ -29,6 +29,7 @@ from transformers.pytorch_utils import Conv1D
 
 from chatwright.data.render import Renderer
 from chatwright.errors import ChatwrightError
+from chatwright.models.outputs import positions
 
 METHODS = ("lora", "dora", "prompt")
 
@@ -134,7 +135,8 @@ class SoftPrompt:
                 raise ChatwrightError("a disabled prompt is for whole rows; generate with the renderer of the base")
             ids, mask = inputs["input_ids"], inputs.get("attention_mask")
             mask = (torch.ones_like(ids) if mask is None else mask).masked_fill(ids >= self.ids[0], 0)
-            return args, {**inputs, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp_min(0)}
+            inputs = {**inputs, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp_min(0)}
+            return args, {**inputs, "position_ids": positions(self.model, inputs)}
 
         hook = self.model.base_model.register_forward_pre_hook(hide, with_kwargs=True)
         decoder = self.model.get_decoder()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import FastVlmForConditionalGeneration, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from chatwright.data.render import Rendered
+from chatwright.data.rendered import Rendered
 
 TOWERS = ("vision_tower", "vision_model", "visual")
 

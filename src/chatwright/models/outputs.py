@@ -3,6 +3,7 @@
 Logits are large: no function here that trains holds those of more than a few rows at once.
 """
 
+import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from chatwright.data.rendered import TOKEN_TYPES
 from chatwright.errors import ChatwrightError
 from chatwright.models.attention import PACKED
 
@@ -21,9 +23,28 @@ NEVER = -1e30  # the logit of a token that is given no probability; finite, as i
 _plain_heads: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
-def model_inputs(batch: dict[str, Any]) -> dict[str, Any]:
+def model_inputs(model: PreTrainedModel, batch: dict[str, Any]) -> dict[str, Any]:
     """What of a collated batch goes into the model."""
-    return {key: value for key, value in batch.items() if key not in ("loss_mask", "packing")}
+    inputs = {key: value for key, value in batch.items() if key not in ("loss_mask", "packing")}
+    return {**inputs, "position_ids": positions(model, batch)}
+
+
+def positions(model: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
+    """The positions of a collated batch's tokens as the model counts them.
+
+    Models whose rotary embedding has several axes (Wang et al. 2024, "Qwen2-VL", https://arxiv.org/abs/2409.12191)
+    count a picture's tokens by rows and columns, and know how. A text that follows goes on behind the highest.
+
+    Returns:
+        ``batch["position_ids"]`` [B, T]; of batches with pictures and models that count so, [axes, B, T].
+    """
+    rope_index = getattr(model.base_model, "get_rope_index", None)
+    if rope_index is None:
+        return batch["position_ids"]
+    known = {name: batch[name] for name in inspect.signature(rope_index).parameters if name in batch}
+    if known.keys() <= {"input_ids", "attention_mask", *TOKEN_TYPES}:  # a text, on which all axes agree
+        return batch["position_ids"]
+    return rope_index(**known)[0]
 
 
 def placed(batch: dict[str, Any], model: PreTrainedModel) -> dict[str, Any]:
@@ -47,7 +68,7 @@ def hidden_states(model: PreTrainedModel, batch: dict[str, Any], where: Tensor |
     packing = batch.get("packing") if model.get_decoder().config._attn_implementation == PACKED else None
     try:
         if packing is None:
-            states = model.base_model(**model_inputs(batch), use_cache=False).last_hidden_state
+            states = model.base_model(**model_inputs(model, batch), use_cache=False).last_hidden_state
             return states if where is None else states[where]
         # A mask of four dimensions keeps the model from making one; packed attention needs none.
         mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=packing.index.device)
@@ -65,7 +86,7 @@ def answer_logits(model: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
     wanted = F.pad(batch["loss_mask"][:, 1:], (0, 1))
     if _has_plain_head(model):
         return model.get_output_embeddings()(hidden_states(model, batch, wanted))
-    return model(**model_inputs(batch), use_cache=False).logits[wanted]
+    return model(**model_inputs(model, batch), use_cache=False).logits[wanted]
 
 
 def cross_entropy(model: PreTrainedModel, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:

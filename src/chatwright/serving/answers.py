@@ -12,7 +12,8 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from chatwright.data import media
 from chatwright.data.records import Message, Part
-from chatwright.data.render import CALL, Rendered, Renderer
+from chatwright.data.render import CALL, Renderer
+from chatwright.data.rendered import Rendered
 from chatwright.errors import ChatwrightError
 from chatwright.feedback.environments import CALLS
 from chatwright.generation.decoder import Row

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
-from chatwright.data.render import Rendered
+from chatwright.data.rendered import Rendered
 from chatwright.errors import ChatwrightError
 from chatwright.generation.engine import Engine
 from chatwright.generation.reading import Reading, embed, read

@@ -15,7 +15,8 @@ from uuid import UUID
 from fastapi.concurrency import run_in_threadpool
 
 from chatwright.data import records
-from chatwright.data.render import Rendered, Renderer
+from chatwright.data.render import Renderer
+from chatwright.data.rendered import Rendered
 from chatwright.errors import ChatwrightError
 from chatwright.feedback import conversations
 from chatwright.feedback.conversations import Content, Origin

@@ -11,7 +11,8 @@ from transformers import ResNetModel
 from chatwright.data.batches import Batches, lengths_of
 from chatwright.data.documents import as_written
 from chatwright.data.records import Document
-from chatwright.data.render import Rendered, Renderer
+from chatwright.data.render import Renderer
+from chatwright.data.rendered import Rendered
 from chatwright.data.store import load
 from chatwright.models import build
 from chatwright.models.eyes import freeze_eye, restore_eye

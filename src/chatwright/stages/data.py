@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from chatwright.data import documents, instruct, scenes
+from chatwright.data import documents, instruct, questions, scenes
 from chatwright.data.records import Demonstration, Document, Message, Part, Prompt
 from chatwright.data.sources import chatterbot, hsk, openmoji
 from chatwright.data.store import save
@@ -47,19 +47,19 @@ class Data(Stage):
     translations: int = 2000
     prompts: int = 3000
     evaluation: int = 60
-    languages: list[str] = field(default_factory=lambda: list(instruct.LANGUAGES))
+    languages: list[str] = field(default_factory=lambda: list(questions.LANGUAGES))
     described: bool = False
     seed: int = 0
 
     def run(self, out: Path) -> None:
-        if not self.languages or not set(self.languages) <= set(instruct.LANGUAGES):
-            raise ChatwrightError(f"languages={self.languages}: name one or more of {', '.join(instruct.LANGUAGES)}")
+        if not self.languages or not set(self.languages) <= set(questions.LANGUAGES):
+            raise ChatwrightError(f"languages={self.languages}: name one or more of {', '.join(questions.LANGUAGES)}")
         pool = scenes.trained()
         sentences, more_sentences = documents.sentence_documents(self._rng("sentences"))
         dialogues, more_dialogues = documents.dialogue_documents(self.languages)
         texts = documents.word_documents(self.words, self._rng("words")) + sentences + dialogues
         texts += documents.concept_documents()
-        tell = instruct.description if self.described else documents.sketch
+        tell = questions.description if self.described else documents.sketch
         texts += documents.scene_documents(self.descriptions, self._rng("descriptions"), pool, self.languages, tell)
         texts += documents.page_documents(self.pages, self._rng("pages"), pool, self.languages)
         self._rng("order").shuffle(texts)
@@ -112,7 +112,7 @@ class Data(Stage):
         pairs = [pair for pair in hsk.sentences() if not documents.is_heldout_text(pair[0]) and len(pair[0]) <= 12]
         for index in range(self.translations):
             chinese, english = rng.choice(pairs) if index % 5 == 0 else rng.choice(words)[::-1]
-            yield instruct.as_demonstration(instruct.ask_word(english, chinese, rng, self._language(index)), rng)
+            yield instruct.as_demonstration(questions.ask_word(english, chinese, rng, self._language(index)), rng)
 
     def _prompts(self, pool: Sequence[scenes.Concept]) -> Iterator[Prompt]:
         rng = self._rng("prompts")
@@ -120,17 +120,17 @@ class Data(Stage):
         for index in range(self.prompts):
             language = self._language(index)
             if index % 10 >= 8:
-                yield instruct.as_prompt(instruct.ask_word(*rng.choice(words), rng, language), "train")
+                yield instruct.as_prompt(questions.ask_word(*rng.choice(words), rng, language), "train")
             else:
                 scene = scenes.compose(rng, pool)
                 yield instruct.as_prompt(_any_question(scene, rng, language, pool), "train", scene, self._show)
 
     def _heldout(self, pool: Sequence[scenes.Concept]) -> Iterator[Prompt]:
         """Every split of every task in every language."""
-        tasks = [task for task in instruct.PICTURE_TASKS if task != instruct.HELDOUT_TASK]
+        tasks = [task for task in questions.PICTURE_TASKS if task != questions.HELDOUT_TASK]
         plan = [("composition", task) for task in tasks] + [("phrasing", task) for task in tasks]
         plan += [("concept", task) for task in ("naming", "category", "counting")]
-        plan += [("task", instruct.HELDOUT_TASK)]
+        plan += [("task", questions.HELDOUT_TASK)]
         for split, task in plan:
             for language in self.languages:
                 rng = self._rng(f"{split} {task} {language}")
@@ -148,18 +148,18 @@ class Data(Stage):
 
 def _test(
     split: str, task: str, language: str, index: int, rng: random.Random, pool: Sequence[scenes.Concept]
-) -> tuple[instruct.Question, scenes.Scene]:
+) -> tuple[questions.Question, scenes.Scene]:
     """A question for evaluation; the numbers to be counted come in turn."""
     while True:
         if task == "counting":
             number = index % 5 + 1
             kind = rng.choice({1: ("single", "pair", "mixed"), 5: ("several",)}.get(number, ("several", "mixed")))
         else:
-            kind = {"naming": "single", "category": "single", "relation": "pair", instruct.HELDOUT_TASK: "pair"}.get(
+            kind = {"naming": "single", "category": "single", "relation": "pair", questions.HELDOUT_TASK: "pair"}.get(
                 task, rng.choice(KINDS)
             )
         scene = scenes.compose(rng, pool, kind, heldout=None if split == "concept" else True)
-        question = instruct.ask(task, scene, rng, language, pool, heldout_phrasing=split == "phrasing")
+        question = questions.ask(task, scene, rng, language, pool, heldout_phrasing=split == "phrasing")
         if question is None or (task == "counting" and question.reference != question.choices[number - 1]):
             continue
         return question, scene
@@ -168,7 +168,7 @@ def _test(
 def _translation_test(words: list[tuple[str, str]], rng: random.Random, language: str, split: str) -> Prompt:
     """Which of four words is the translation, by what the model finds likeliest."""
     right, *wrong = rng.sample(words, 4)
-    prompt = instruct.as_prompt(instruct.ask_word(*right, rng, language, split == "phrasing"), split)
+    prompt = instruct.as_prompt(questions.ask_word(*right, rng, language, split == "phrasing"), split)
     side = right.index(prompt.reference or "")
     choices = [right[side], *(word[side] for word in wrong)]
     rng.shuffle(choices)
@@ -194,14 +194,14 @@ def _drawings() -> Iterator[Document]:
 
 def _any_question(
     scene: scenes.Scene, rng: random.Random, language: str, pool: Sequence[scenes.Concept]
-) -> instruct.Question:
+) -> questions.Question:
     """A question of a task drawn at random from those that the scene admits, the held-out task excepted."""
-    tasks = [task for task in instruct.PICTURE_TASKS if task != instruct.HELDOUT_TASK] + ["yes_no_kind"]
+    tasks = [task for task in questions.PICTURE_TASKS if task != questions.HELDOUT_TASK] + ["yes_no_kind"]
     rng.shuffle(tasks)
     # Captions suit every scene and would be drawn too often.
     tasks.sort(key=lambda task: task == "caption" and rng.random() < 0.6)
-    questions = (instruct.ask(task, scene, rng, language, pool) for task in tasks)
-    return next(question for question in questions if question is not None)
+    found = (questions.ask(task, scene, rng, language, pool) for task in tasks)
+    return next(question for question in found if question is not None)
 
 
 def _words() -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from chatwright.data.batches import share_of
 from chatwright.data.records import Prompt
-from chatwright.data.render import Rendered
+from chatwright.data.rendered import Rendered
 from chatwright.feedback.environments import Environment
 from chatwright.feedback.judges import Judge, scores_of
 from chatwright.generation.backend import Backend

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 from chatwright.data.batches import Batches
 from chatwright.data.rankings import Group, collate, render_all
 from chatwright.data.records import Comparison
-from chatwright.data.render import Rendered, Renderer
+from chatwright.data.render import Renderer
+from chatwright.data.rendered import Rendered
 from chatwright.data.store import load
 from chatwright.errors import ChatwrightError
 from chatwright.files import write

@@ -15,7 +15,8 @@ from chatwright.data import rankings, steps
 from chatwright.data.batches import Batches
 from chatwright.data.rankings import Group
 from chatwright.data.records import Comparison, Prompt
-from chatwright.data.render import Rendered, Renderer
+from chatwright.data.render import Renderer
+from chatwright.data.rendered import Rendered
 from chatwright.data.steps import Steps
 from chatwright.data.store import load
 from chatwright.errors import ChatwrightError

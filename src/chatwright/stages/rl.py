@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from chatwright.data.records import Document, Prompt
-from chatwright.data.render import Rendered, Renderer
+from chatwright.data.render import Renderer
+from chatwright.data.rendered import Rendered
 from chatwright.data.store import load
 from chatwright.errors import ChatwrightError
 from chatwright.feedback.environments import Environment, Tools

@@ -76,7 +76,9 @@ class SFT(Stage):
         lengths = lengths_of(kept)
         model = load_model(folder)
         if self.eye_rate:
-            model.to(memory_format=torch.channels_last)  # faster for the convolutions of an eye; others do not notice
+            for weight in model.parameters():
+                if weight.ndim == 4:  # faster for the convolutions of an eye; those over time have another format
+                    weight.data = weight.data.contiguous(memory_format=torch.channels_last)
         else:
             kept = freeze_eye(model, kept)
         adapted = adapt(model, renderer, self.adapter) if self.adapter.method else None

@@ -14,7 +14,8 @@ from typing import Any
 import httpx
 
 from chatwright.data.records import Message
-from chatwright.data.render import Rendered, Renderer
+from chatwright.data.render import Renderer
+from chatwright.data.rendered import Rendered
 from chatwright.errors import ChatwrightError
 from chatwright.generation.backend import Backend, Completion
 from chatwright.generation.decoder import Request, Row

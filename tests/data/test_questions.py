@@ -1,0 +1,19 @@
+from chatwright.data import scenes
+from chatwright.data.questions import PHRASINGS, description
+
+
+def test_phrasings_of_the_splits_are_apart():
+    for task, languages in PHRASINGS.items():
+        for language, phrasings in languages.items():
+            assert len(set(phrasings)) == len(phrasings) >= 2, (task, language)
+
+
+def test_scenes_in_words():
+    ground = scenes.Ground("plain", (255, 255, 255), (0, 0, 0), 0)
+    dog, cat, other = scenes.Thing("dog", 10, 32, 20), scenes.Thing("cat", 50, 32, 30), scenes.Thing("dog", 30, 60, 14)
+    pair, three = scenes.Scene((dog, cat), ground), scenes.Scene((dog, cat, other), ground)
+    assert description(pair, "en") == (
+        "The picture shows a dog and a cat. The cat is to the right of the dog. The cat is bigger than the dog."
+    )
+    assert description(pair, "zh") == "图里有一只狗和一只猫。猫在狗的右边。猫比狗大。"
+    assert description(three, "en") == "The picture shows two dogs and a cat."  # which of the dogs?

@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3, help="turns of each program that count")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument(
-        "--only", nargs="*", help="works and peers whose name has one of these; the others' results stay"
+        "--only", nargs="*", help="works and peers whose name has one of these, or growth; the others' results stay"
     )
     parser.add_argument("--out", type=Path, default=HERE)
     given = parser.parse_args()
@@ -202,12 +202,12 @@ def main() -> None:
             shown = {key: row[key] for key in ("work", "peer", "unit", "ours", "theirs", "ratio", "peak_rss_ratio")}
             print(f"{time.monotonic() - begun:6.0f} s  {json.dumps(shown)}", flush=True)
             save()
+    if not given.quick and (not given.only or "growth" in given.only):
+        results["growth"] = growth.measured(folder, given.threads)
+        save()
     results["machine"] = machine.measured(folder, results["rows"], given.threads)
     print(json.dumps(results["machine"], indent=1), flush=True)
     save()
-    if not (given.quick or given.only):
-        results["growth"] = growth.measured(folder, given.threads)
-        save()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from chatwright.errors import ChatwrightError
+from chatwright.generation import weights
 from chatwright.generation.engine import Engine
 from chatwright.generation.sampling import Sampling
 from chatwright.generation.weights import _Int8, _Prepared, prepared
@@ -37,7 +38,8 @@ def test_decoding_prepares_bfloat16_alone(dtype, language_model, renderer, conve
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_eight_bits_compute_nearly_the_same_and_every_row_alone(bias):
+def test_eight_bits_compute_nearly_the_same_and_every_row_alone(bias, monkeypatch):
+    monkeypatch.setattr(weights, "WORTH", 0)
     torch.manual_seed(0)
     linear = torch.nn.Linear(64, 48, bias).bfloat16()
     rows = (torch.randn(5, 3, 64) * torch.tensor([1, 10, 0.1, 1, 0])[:, None, None]).bfloat16()
@@ -55,11 +57,18 @@ def test_eight_bits_compute_nearly_the_same_and_every_row_alone(bias):
     assert error.max() < 0.02
 
 
-def test_answers_of_eight_bits_do_not_depend_on_the_batch(language_model, renderer, conversations):
+def test_answers_of_eight_bits_do_not_depend_on_the_batch(language_model, renderer, conversations, monkeypatch):
+    monkeypatch.setattr(weights, "WORTH", 0)
     engine = Engine(language_model.bfloat16(), renderer, int8=True)
     texts = conversations[:1] + conversations[3:4]
     together = engine.generate(texts, Sampling(max_new_tokens=8, temperature=0))
     assert together == [engine.generate([text], Sampling(max_new_tokens=8, temperature=0))[0] for text in texts]
+
+
+def test_large_layers_alone_are_of_eight_bits():
+    layers = torch.nn.Sequential(torch.nn.Linear(64, weights.WORTH // 64), torch.nn.Linear(64, 64)).bfloat16()
+    with prepared(layers, rows=1, int8=True):
+        assert [type(layer) for layer in layers] == [_Int8, _Prepared]
 
 
 def test_eight_bits_want_a_model_that_computes_in_bfloat16(language_model, renderer, conversations):

@@ -2,10 +2,10 @@
 
 Decoding is bound by how fast weights come out of memory. A bfloat16 matrix product on a CPU rearranges them every time;
 where there are few rows, as in decoding, that takes about as long as the product itself. Here it is done once. Weights
-of 8 bits are half as long to read, and multiplied faster; what they cost in quality is in docs/performance.md.
+of 8 bits are read in half the time; what they cost in quality is in docs/performance.md.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from chatwright.errors import ChatwrightError
 
+WORTH = 2**21  # weights; of smaller layers, turning the inputs into integers costs more than it saves
 LARGEST = 127  # of a signed integer of 8 bits
+ZERO = 128  # what stands for zero among the unsigned ones, which processors multiply with signed ones
 
 
 @contextmanager
@@ -22,7 +24,7 @@ def prepared(model: nn.Module, rows: int, int8: bool = False) -> Iterator[None]:
 
     Args:
         rows: that are decoded together, mostly.
-        int8: copies of 8 bits.
+        int8: copies of 8 bits of the large ones.
 
     Raises:
         ChatwrightError: ``int8`` for a model that is elsewhere or computes in other numbers.
@@ -34,13 +36,13 @@ def prepared(model: nn.Module, rows: int, int8: bool = False) -> Iterator[None]:
         if type(child) is nn.Linear and (child.weight.dtype, child.weight.device.type) == (torch.bfloat16, "cpu")
     ]
     replaced: list[tuple[nn.Module, str, nn.Linear]] = []
-    kind: Callable[[nn.Linear, int], nn.Module] = _Int8 if int8 else _Prepared
     if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
         replaced = linear
     if int8 and not replaced:
         raise ChatwrightError("8-bit weights need a CPU that multiplies bfloat16 (AVX-512); use precision fp32 or bf16")
     for parent, name, child in replaced:
-        setattr(parent, name, kind(child, rows))
+        small = not int8 or child.weight.numel() < WORTH
+        setattr(parent, name, _Prepared(child, rows) if small else _Int8(child))
     try:
         yield
     finally:
@@ -65,26 +67,28 @@ class _Int8(nn.Module):
     for every row (vector-wise quantization; Dettmers et al. 2022, "LLM.int8()", https://arxiv.org/abs/2208.07339,
     section 2.1). A row's result depends on no other row."""
 
-    def __init__(self, linear: nn.Linear, rows: int) -> None:
+    def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
         weight = linear.weight.detach().float()
-        self.scales = _scales(weight).squeeze(1)
-        integers = (weight / self.scales.unsqueeze(1)).round_().to(torch.int8)
+        largest = _largest(weight)
+        integers = (weight * (LARGEST / largest)).round_().to(torch.int8)
         self.arranged = torch.ops.onednn.qlinear_prepack(integers, None)
+        self.scales = largest.squeeze(1) / LARGEST**2  # of the weights, and of rows whose largest number is 1
         self.offsets = torch.zeros(len(integers), dtype=torch.int32)
+        self.zero = torch.tensor(ZERO + 0.5)  # what is behind the point is cut off
 
     def forward(self, inputs: Tensor) -> Tensor:
-        scales = _scales(inputs)
-        integers = (inputs / scales).round_().to(torch.int8)
+        largest = _largest(inputs)
+        integers = torch.addcmul(self.zero, inputs, LARGEST / largest).to(torch.uint8)
         out = torch.ops.onednn.qlinear_pointwise(
-            integers, 1.0, 0, self.arranged, self.scales, self.offsets, None, 1.0, 0, torch.float32, "none", [], ""
+            integers, 1.0, ZERO, self.arranged, self.scales, self.offsets, None, 1.0, 0, inputs.dtype, "none", [], ""
         )
-        out = out.mul_(scales)
-        return (out if self.bias is None else out.add_(self.bias)).to(inputs.dtype)
+        out = out.mul_(largest)
+        return out if self.bias is None else out.add_(self.bias)
 
 
-def _scales(rows: Tensor) -> Tensor:
-    """[..., 1] float32: what the integers of each row are multiplied by."""
+def _largest(rows: Tensor) -> Tensor:
+    """[..., 1] float32: the largest magnitude of each row."""
     largest = torch.linalg.vector_norm(rows, torch.inf, dim=-1, keepdim=True, dtype=torch.float32)
-    return largest.div_(LARGEST).clamp_min_(torch.finfo(torch.float32).tiny)
+    return largest.clamp_min_(torch.finfo(torch.float32).tiny)

@@ -23,13 +23,13 @@ class Steps(TrainerCallback):
     """Ends a piece after so many steps."""
 
     steps, amount = 1, 1.0
+    talk: pieces.Pieces
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.pieces = pieces.Pieces(f"ms-swift {__version__}")
-        self.pieces.begin()
+        self.talk.begin()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.pieces.step(self.steps, self.amount)
+        self.talk.step(self.steps, self.amount)
 
 
 class Timed:
@@ -63,27 +63,28 @@ def pairs(given: Any, out: Path) -> list[str]:
     return [*written(out, rows), "--rlhf_type", "rm", "--per_device_train_batch_size", str(pieces.BATCH)]
 
 
-def prompts(given: Any, out: Path) -> list[str]:
+def prompts(given: Any, out: Path, at_once: int) -> list[str]:
     rows = [{"messages": row["prompt"]} for row in pieces.rows(given.data / "prompts.jsonl")]
     return [
         *written(out, rows), "--max_completion_length", str(pieces.NEW_TOKENS), "--temperature", "1",
-        "--per_device_train_batch_size", str(pieces.ROLLOUTS),
+        "--per_device_train_batch_size", str(at_once),
     ]  # fmt: skip
 
 
 def grpo(given: Any, out: Path) -> list[str]:
     orms["length"] = Length
     return [
-        *prompts(given, out), "--rlhf_type", "grpo", "--reward_funcs", "length", "--beta", "0.04",
+        *prompts(given, out, pieces.ROLLOUTS), "--rlhf_type", "grpo", "--reward_funcs", "length", "--beta", "0.04",
         "--num_generations", str(pieces.RESPONSES),
     ]  # fmt: skip
 
 
 def ppo(given: Any, out: Path) -> list[str]:
+    at_once = pieces.ROLLOUTS // 4  # as TRL's, whose trainer it is
     return [
-        *prompts(given, out), "--rlhf_type", "ppo", "--reward_model", str(scorer(given.model, out)),
+        *prompts(given, out, at_once), "--gradient_accumulation_steps", "4", "--rlhf_type", "ppo", "--reward_model", str(scorer(given.model, out)),
         "--reward_model_type", "llama", "--num_ppo_epochs", "1", "--num_mini_batches", "1",
-        "--local_rollout_forward_batch_size", str(pieces.ROLLOUTS), "--num_sample_generations", "0",
+        "--local_rollout_forward_batch_size", str(at_once), "--num_sample_generations", "0",
     ]  # fmt: skip
 
 
@@ -106,6 +107,7 @@ def written(out: Path, rows: list[dict[str, Any]]) -> list[str]:
 if __name__ == "__main__":
     given = pieces.arguments()
     torch.set_num_threads(given.threads)
+    Steps.talk = pieces.Pieces(f"ms-swift {__version__}")  # from here on, what trainers print is not for the driver
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         work = {"sft": conversations, "reward": pairs, "grpo": grpo, "ppo": ppo}[given.work]

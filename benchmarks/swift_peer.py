@@ -83,8 +83,9 @@ def ppo(given: Any, out: Path) -> list[str]:
     at_once = pieces.ROLLOUTS // 4  # as TRL's, whose trainer it is
     return [
         *prompts(given, out, at_once), "--gradient_accumulation_steps", "4", "--rlhf_type", "ppo",
-        "--reward_model", str(scorer(given.model, out)), "--reward_model_type", "llama", "--num_ppo_epochs", "1", "--num_mini_batches", "1",
-        "--local_rollout_forward_batch_size", str(at_once), "--num_sample_generations", "0",
+        "--reward_model", str(scorer(given.model, out)), "--reward_model_type", "llama",
+        "--num_ppo_epochs", "1", "--num_mini_batches", "1", "--local_rollout_forward_batch_size", str(at_once),
+        "--num_sample_generations", "0",
     ]  # fmt: skip
 
 

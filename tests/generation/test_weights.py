@@ -71,6 +71,6 @@ def test_large_layers_alone_are_of_eight_bits():
         assert [type(layer) for layer in layers] == [_Int8, _Prepared]
 
 
-def test_eight_bits_want_a_model_that_computes_in_bfloat16(language_model, renderer, conversations):
+def test_eight_bits_want_a_model_that_computes_in_bfloat16(language_model, renderer):
     with pytest.raises(ChatwrightError, match="8-bit weights need a CPU"):
-        Engine(language_model, renderer, int8=True).generate(conversations[:1])
+        Engine(language_model, renderer, int8=True)

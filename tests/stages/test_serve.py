@@ -157,7 +157,7 @@ def test_a_signal_has_the_model_opened_again_while_answers_are_written(checkpoin
         ({"quota": 0}, "quota is 0"),
         ({"compare_every": -1}, "compare_every is -1"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
-        ({"precision": "int8"}, "precision 'int8' is not known"),
+        ({"precision": "fp4"}, "precision 'fp4' is not known"),
         ({"database": "no/such/folder/chat.db"}, "does not exist"),
         ({"host": "203.0.113.1"}, "choose another --host or --port"),
     ],

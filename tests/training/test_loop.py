@@ -111,7 +111,7 @@ def test_a_step_without_supervised_tokens_is_refused(renderer, assistant, tmp_pa
     for row in rows:
         row.loss_mask = [False] * len(row)
     loader = Batches(rows, renderer.collate, 8, 2, 0)
-    with pytest.raises(ChatwrightError, match="nothing to learn from"):
+    with pytest.raises(ChatwrightError, match="step 1 has nothing to learn from"):
         fit(CausalLanguageModel(assistant, renderer), loader, Training(precision="fp32"), tmp_path, "sft")
 
 

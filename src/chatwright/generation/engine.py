@@ -17,11 +17,12 @@ from transformers import PreTrainedModel
 from chatwright.data.records import Message
 from chatwright.data.render import Renderer
 from chatwright.data.rendered import Rendered
+from chatwright.errors import ChatwrightError
 from chatwright.generation.backend import Backend, Completion
 from chatwright.generation.constraint import Constraint
 from chatwright.generation.decoder import Decoder, Request, Row
 from chatwright.generation.sampling import Sampling, stream_of_uniforms
-from chatwright.generation.weights import prepared
+from chatwright.generation.weights import layers_of, prepared
 
 CACHE_BYTES = 4 * 2**30
 
@@ -37,6 +38,9 @@ class Engine(Backend):
         kept_bytes: what those of answers that have ended may take besides, until the decoder is closed: a prompt that
             begins as another one did, answer included, is read from there on.
         int8: whether to compute from weights of 8 bits (`chatwright.generation.weights`).
+
+    Raises:
+        ChatwrightError: ``int8`` for a model that is elsewhere or computes in other numbers.
     """
 
     def __init__(
@@ -49,6 +53,10 @@ class Engine(Backend):
         int8: bool = False,
     ):
         super().__init__(renderer, batch_size)
+        if int8 and not layers_of(model):
+            raise ChatwrightError(
+                "8-bit weights need a CPU that multiplies bfloat16 (AVX-512); use precision fp32 or bf16"
+            )
         self.model = model
         self.cache_bytes = cache_bytes
         self.kept_bytes = kept_bytes

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from chatwright.errors import ChatwrightError
-
 WORTH = 2**21  # weights; of smaller layers, turning the inputs into integers costs more than it saves
 LARGEST = 127  # of a signed integer of 8 bits
 ZERO = 128  # what stands for zero among the unsigned ones, which processors multiply with signed ones
@@ -25,21 +23,8 @@ def prepared(model: nn.Module, rows: int, int8: bool = False) -> Iterator[None]:
     Args:
         rows: that are decoded together, mostly.
         int8: copies of 8 bits of the large ones.
-
-    Raises:
-        ChatwrightError: ``int8`` for a model that is elsewhere or computes in other numbers.
     """
-    linear = [
-        (parent, name, child)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if type(child) is nn.Linear and (child.weight.dtype, child.weight.device.type) == (torch.bfloat16, "cpu")
-    ]
-    replaced: list[tuple[nn.Module, str, nn.Linear]] = []
-    if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        replaced = linear
-    if int8 and not replaced:
-        raise ChatwrightError("8-bit weights need a CPU that multiplies bfloat16 (AVX-512); use precision fp32 or bf16")
+    replaced = layers_of(model)
     for parent, name, child in replaced:
         small = not int8 or child.weight.numel() < WORTH
         setattr(parent, name, _Prepared(child, rows) if small else _Int8(child))
@@ -48,6 +33,18 @@ def prepared(model: nn.Module, rows: int, int8: bool = False) -> Iterator[None]:
     finally:
         for parent, name, child in replaced:
             setattr(parent, name, child)
+
+
+def layers_of(model: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:
+    """The linear layers that can be prepared, with the modules that have them under a name."""
+    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return []
+    return [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if type(child) is nn.Linear and (child.weight.dtype, child.weight.device.type) == (torch.bfloat16, "cpu")
+    ]
 
 
 class _Prepared(nn.Module):

@@ -90,14 +90,15 @@ def fit(objective: Objective, loader: Loader, settings: Training, out: Path, tit
         # a layer that is computed once more would find others than it had.
         kept = distributed.size() == 1 and settings.activation_checkpointing == "none"
         sums: dict[str, list[Tensor]] = defaultdict(list)
+        weights: list[Tensor] = []
         saved = begun = time.monotonic()
         cost, since = 0.0, 0
         with Bar(title, len(loader), start=step) as bar, _stop_signals() as stop, log.open("a") as metrics:
             for micro_batches in loader:
+                read = sum(_count(batch) for batch in micro_batches if not batch.get("repeated"))
                 micro_batches = [to_device(batch, device) for batch in micro_batches]
                 precision = precision or _choose_precision(settings.precision, state, spread, micro_batches[0])
                 totals = {"loss": (torch.zeros((), device=device), torch.zeros((), device=device))}
-                read = 0
                 for batch in micro_batches:
                     counts = not batch.pop("repeated", False)
                     with torch.autocast(device.type, torch.bfloat16, precision == "bf16", kept):
@@ -105,14 +106,12 @@ def fit(objective: Objective, loader: Loader, settings: Training, out: Path, tit
                     (loss.total if counts else 0 * loss.total).backward()
                     if counts:
                         _add(totals, {"loss": (loss.total.detach(), loss.weight), **loss.metrics})
-                        read += _count(batch)
                 due = time.monotonic() - saved > max(settings.checkpoint_seconds, 20 * cost) and not checkpoints.busy
-                weight, read, stopping, due = _over_processes(float(totals["loss"][1]), read, bool(stop), due)
-                if not weight > 0:
-                    raise ChatwrightError(f"{title}: step {step + 1} has nothing to learn from; check the data's masks")
+                read, stopping, due = _over_processes(read, bool(stop), due)
+                weight = distributed.total(totals["loss"][1].float().clone())
                 for parameter in parameters:
                     if parameter.grad is not None:
-                        parameter.grad.div_(weight)
+                        distributed.local(parameter.grad).div_(weight)
                 norm = nn.utils.clip_grad_norm_(parameters, settings.clip, foreach=True)
                 rate = settings.learning_rate * schedule(step, len(loader), settings.warmup, settings.decay)
                 for optimizer in optimizers:
@@ -123,12 +122,21 @@ def fit(objective: Objective, loader: Loader, settings: Training, out: Path, tit
                 step, tokens, since = step + 1, tokens + read, since + read
                 for name, (total, count) in totals.items():
                     sums[name].append(torch.stack([total.float(), count.float()]))
-                if step % settings.log_every == 0 or step == len(loader):
+                weights.append(weight)
+                # Looking at a number waits for the device, so it is done only where numbers are told or kept.
+                if step % settings.log_every == 0 or step == len(loader) or stopping:
+                    for number, known in enumerate(torch.stack(weights).tolist(), step - len(weights) + 1):
+                        if not known > 0:
+                            raise ChatwrightError(
+                                f"{title}: step {number} has nothing to learn from; check the data's masks"
+                            )
+                    weights.clear()
                     means = _means(sums)
                     if not math.isfinite(means["loss"]):
                         raise ChatwrightError(
                             f"{title}: the loss is {means['loss']} at step {step}; lower learning_rate"
                         )
+                if step % settings.log_every == 0 or step == len(loader):
                     length = float(distributed.full(norm))
                     line = {"stage": title, "step": step, **means, "norm": length, "lr": rate, "tokens": tokens}
                     if step not in logged:
@@ -291,12 +299,12 @@ def _add(totals: dict[str, tuple[Tensor, Tensor]], more: dict[str, tuple[Tensor,
         totals[name] = (total, weight) if before is None else (before[0] + total, before[1] + weight)
 
 
-def _over_processes(weight: float, tokens: int, stop: bool, due: bool) -> tuple[float, int, bool, bool]:
-    """The weight of the step and the tokens in it, of all processes; whether any is to stop; whether to save, which is
-    for the first to say, by its clock."""
-    counts = torch.tensor([weight, tokens, stop, due and distributed.first()], dtype=torch.float64)
-    weight, read, stopping, saving = distributed.total(counts).tolist()
-    return weight, int(read), stopping > 0, saving > 0
+def _over_processes(tokens: int, stop: bool, due: bool) -> tuple[int, bool, bool]:
+    """The tokens in a step of all processes; whether any is to stop; whether to save, which is for the first to say, by
+    its clock."""
+    counts = torch.tensor([tokens, stop, due and distributed.first()], dtype=torch.float64)
+    read, stopping, saving = distributed.total(counts).tolist()
+    return int(read), stopping > 0, saving > 0
 
 
 def _means(sums: dict[str, list[Tensor]]) -> dict[str, float]:

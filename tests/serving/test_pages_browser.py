@@ -514,9 +514,16 @@ def test_settings_and_people(running, visit):
     page.get_by_label("The new password").fill("a third password")
     page.get_by_role("button", name="Set the password").click()
     expect(page.get_by_text("What would you like to know?")).to_be_visible()
+    held: list[Route] = []
+    course: list[str] = []
+    owner.route("**/api/people/*", lambda route: held.append(route), times=1)
+    owner.on("request", lambda request: course.append("asked") if request.method == "PATCH" else None)
+    owner.on("requestfinished", lambda request: course.append("answered") if request.method == "PATCH" else None)
     owner.get_by_label("Role of ada").select_option("annotator")
     owner.get_by_role("button", name="Close the account of ada").click()
+    held.pop().continue_()
     expect(owner.get_by_role("button", name="Open the account of ada again")).to_be_focused()
+    assert course == ["asked", "answered"] * 2, "the first is shown before the second is made"
     with running.database.reading() as session:
         kept = session.get(User, ada)
         assert (kept.role, kept.active, kept.consent) == ("annotator", False, True)

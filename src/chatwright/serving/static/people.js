@@ -6,6 +6,8 @@ import { t } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
 const option = (role) => new Option(t(role), role);
+// One change after the other: what is shown last, and has the focus, is what was done last.
+let changes = Promise.resolve();
 
 async function show() {
   const { people, may } = await call("GET", "/api/people");
@@ -28,7 +30,7 @@ function line(person, may) {
   reset.setAttribute("aria-label", t("New password for {name}", { name }));
   close.textContent = active ? t("Close") : t("Open again");
   close.setAttribute("aria-label", active ? t("Close the account of {name}", { name }) : t("Open the account of {name} again", { name }));
-  const change = async (what, at) => {
+  const make = async (what, at) => {
     try {
       await call("PATCH", `/api/people/${id}`, what);
     } catch (error) {
@@ -36,6 +38,9 @@ function line(person, may) {
     }
     await show();
     byId("accounts").querySelector(`[data-name="${CSS.escape(name)}"] ${at}`).focus();
+  };
+  const change = (what, at) => {
+    changes = changes.then(() => make(what, at)).catch((error) => toast(error.message));
   };
   select.addEventListener("change", () => change({ role: select.value }, "select"));
   close.addEventListener("click", () => change({ active: !active }, "[data-do=close]"));

@@ -1,7 +1,7 @@
 """Ours and its peers on the same work, turn and turn about, and what the machine itself can do.
 
     make bench          everything
-    make bench-quick    a subset of works and peers, within 8 minutes
+    make bench-quick    a subset of works and peers, one turn each, within 8 minutes; the others' results stay
 
 Every program runs in its own environment and process, and waits for its turn: ours, theirs, ours, theirs ... The first
 turn of each is a warm-up and does not count. Writes results.json and results.svg beside this file.
@@ -154,6 +154,7 @@ def compare(peer: Peer, work: str, rows: int, folder: Path, threads: int, pairs:
             "theirs": statistics.median(theirs.rates),
             "ratio": {"min": min(ratios), "median": statistics.median(ratios), "max": max(ratios)},
             "peak_rss_ratio": ours.peak_rss / theirs.peak_rss,
+            "pairs": pairs,
         }
 
 
@@ -168,18 +169,19 @@ def comparisons(quick: bool) -> Iterator[tuple[Peer, str, int]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--pairs", type=int, default=3, help="turns of each program that count")
+    parser.add_argument("--pairs", type=int, help="turns of each program that count; 3, and 1 with --quick")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument(
         "--only", nargs="*", help="works and peers whose name has one of these, or growth; the others' results stay"
     )
     parser.add_argument("--out", type=Path, default=HERE)
     given = parser.parse_args()
+    given.pairs = given.pairs or (1 if given.quick else 3)
     folder = ENVIRONMENTS / "data"
     data.main(folder, MODEL)
     begun = time.monotonic()
-    results: dict[str, Any] = {"threads": given.threads, "pairs": given.pairs, "rows": [], "failed": {}}
-    if given.only and (given.out / "results.json").exists():
+    results: dict[str, Any] = {"threads": given.threads, "rows": [], "failed": {}}
+    if (given.only or given.quick) and (given.out / "results.json").exists():
         results = json.loads((given.out / "results.json").read_text())
 
     def save() -> None:

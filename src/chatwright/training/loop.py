@@ -109,9 +109,11 @@ def fit(objective: Objective, loader: Loader, settings: Training, out: Path, tit
                 due = time.monotonic() - saved > max(settings.checkpoint_seconds, 20 * cost) and not checkpoints.busy
                 read, stopping, due = _over_processes(read, bool(stop), due)
                 weight = distributed.total(totals["loss"][1].float().clone())
+                # Of a step without weight, which is told of below, the gradients are zero and have to stay numbers.
+                divisor = weight.clamp_min(torch.finfo(weight.dtype).tiny)
                 for parameter in parameters:
                     if parameter.grad is not None:
-                        distributed.local(parameter.grad).div_(weight)
+                        distributed.local(parameter.grad).div_(divisor)
                 norm = nn.utils.clip_grad_norm_(parameters, settings.clip, foreach=True)
                 rate = settings.learning_rate * schedule(step, len(loader), settings.warmup, settings.decay)
                 for optimizer in optimizers:

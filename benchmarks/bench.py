@@ -1,6 +1,6 @@
 """Ours and its peers on the same work, turn and turn about, and what the machine itself can do.
 
-    make bench          everything
+    make bench          everything, with SmolLM2-135M and the demo's own model
     make bench-quick    a subset of works and peers, one turn each, within 8 minutes; the others' results stay
 
 Every program runs in its own environment and process, and waits for its turn: ours, theirs, ours, theirs ... The first
@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ import data
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = HERE.parent / ".venv-bench"
-MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 UNITS = {
     "sft": "supervised tokens/s",
     "reward": "pairs/s",
@@ -44,6 +43,7 @@ class Peer:
     """A program beside this file, and the environment it runs in.
 
     works: of `UNITS`, with the arguments that name it to the program. path: what goes in front of the modules' path.
+    models: that it can take.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Peer:
     environment: str
     works: dict[str, list[str]]
     path: str = ""
+    models: tuple[str, ...] = (data.SMOLLM2, data.DEMO)
 
     @property
     def python(self) -> str:
@@ -63,10 +64,10 @@ OURS = Peer("Chatwright", "ours.py", "", {work: [work] for work in UNITS})
 PEERS = [
     Peer("transformers generate", "transformers_peer.py", "", {"sample": ["generate"]}),
     Peer("transformers generate_batch", "transformers_peer.py", "", {"sample": ["generate_batch"]}),
-    Peer("llama.cpp", "llama_peer.py", "llama-cpp", {"sample": ["sample"]}),
+    Peer("llama.cpp", "llama_peer.py", "llama-cpp", {"sample": ["sample"]}, models=(data.SMOLLM2,)),
     Peer("TRL", "trl_peer.py", "trl", {work: [work] for work in TRL}),
     Peer("TRL", "trl_peer.py", "trl", {"ppo": ["ppo"]}, str(ENVIRONMENTS / "trl-1.12")),
-    Peer("ms-swift", "swift_peer.py", "ms-swift", {work: [work] for work in SWIFT}),
+    Peer("ms-swift", "swift_peer.py", "ms-swift", {work: [work] for work in SWIFT}, models=(data.SMOLLM2,)),
 ]
 # One row at a time is what a chat is, 64 what reinforcement learning samples; llama-cpp-python writes one.
 ROWS = {"llama.cpp": (1,), "transformers generate_batch": (64,)}
@@ -137,8 +138,12 @@ def running(peer: Peer, work: str, rows: int, folder: Path, threads: int) -> Ite
             process.kill()
 
 
-def compare(peer: Peer, work: str, rows: int, folder: Path, threads: int, pairs: int) -> dict[str, Any]:
-    """A row of the results: medians of the rates, and of the ratios of turns that followed each other."""
+def compare(model: str, peer: Peer, work: str, rows: int, folder: Path, threads: int, pairs: int) -> dict[str, Any]:
+    """A row of the results: medians of the rates, and of the ratios of turns that followed each other.
+
+    Args:
+        folder: what `data` wrote for the model. rows: answers at once, where sampling is the work.
+    """
     with running(OURS, work, rows, folder, threads) as ours, running(peer, work, rows, folder, threads) as theirs:
         for number in range(1 + pairs):
             for program in (ours, theirs):
@@ -146,7 +151,7 @@ def compare(peer: Peer, work: str, rows: int, folder: Path, threads: int, pairs:
         ratios = [a / b for a, b in zip(ours.rates, theirs.rates, strict=True)]
         return {
             "work": f"{work}, {rows} rows" if work == "sample" else work,
-            "model": MODEL,
+            "model": model,
             "peer": peer.name,
             "version": theirs.version,
             "unit": UNITS[work],
@@ -158,12 +163,13 @@ def compare(peer: Peer, work: str, rows: int, folder: Path, threads: int, pairs:
         }
 
 
-def comparisons(quick: bool) -> Iterator[tuple[Peer, str, int]]:
-    for peer in PEERS:
-        for work in peer.works:
-            if not quick or (peer.name, work) in QUICK:
-                for rows in ROWS.get(peer.name, (1, 64)) if work == "sample" else (1,):
-                    yield peer, work, rows
+def comparisons(models: Iterable[str], quick: bool) -> Iterator[tuple[str, Peer, str, int]]:
+    for model in models:
+        for peer in PEERS:
+            for work in peer.works:
+                if model in peer.models and (not quick or (peer.name, work) in QUICK):
+                    for rows in ROWS.get(peer.name, (1, 64)) if work == "sample" else (1,):
+                        yield model, peer, work, rows
 
 
 def main() -> None:
@@ -172,13 +178,17 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, help="turns of each program that count; 3, and 1 with --quick")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument(
-        "--only", nargs="*", help="works and peers whose name has one of these, or growth; the others' results stay"
+        "--only",
+        nargs="*",
+        help="works, peers and models of which 'work peer model' has one of these, or growth; the others' results stay",
     )
     parser.add_argument("--out", type=Path, default=HERE)
     given = parser.parse_args()
     given.pairs = given.pairs or (1 if given.quick else 3)
-    folder = ENVIRONMENTS / "data"
-    data.main(folder, MODEL)
+    folders = {
+        model: data.main(ENVIRONMENTS / "data", model)
+        for model in ((data.SMOLLM2,) if given.quick else (data.SMOLLM2, data.DEMO))
+    }
     begun = time.monotonic()
     results: dict[str, Any] = {"threads": given.threads, "rows": [], "failed": {}}
     if (given.only or given.quick) and (given.out / "results.json").exists():
@@ -189,25 +199,27 @@ def main() -> None:
         (given.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
         plot.draw(results, given.out / "results.svg")
 
-    for peer, work, count in comparisons(given.quick):
-        if not given.only or any(name in f"{work} {peer.name}" for name in given.only):
+    for model, peer, work, count in comparisons(folders, given.quick):
+        name = f"{work} {peer.name} {model}"
+        if not given.only or any(part in name for part in given.only):
             try:
-                row = compare(peer, work, count, folder, given.threads, given.pairs)
+                row = compare(model, peer, work, count, folders[model], given.threads, given.pairs)
             except Ended as error:  # such as for want of memory
                 print(f"{time.monotonic() - begun:6.0f} s  {error}", flush=True)
-                results["failed"][f"{work}, {peer.name}"] = str(error)
+                results["failed"][name] = str(error)
                 save()
                 continue
-            results["failed"].pop(f"{work}, {peer.name}", None)
-            of = (row["work"], row["peer"])
-            results["rows"] = [one for one in results["rows"] if (one["work"], one["peer"]) != of] + [row]
-            shown = {key: row[key] for key in ("work", "peer", "unit", "ours", "theirs", "ratio", "peak_rss_ratio")}
+            results["failed"].pop(name, None)
+            others = [one for one in results["rows"] if any(one[key] != row[key] for key in ("work", "model", "peer"))]
+            results["rows"] = [*others, row]
+            shown = {key: value for key, value in row.items() if key not in ("version", "pairs")}
             print(f"{time.monotonic() - begun:6.0f} s  {json.dumps(shown)}", flush=True)
             save()
     if not given.quick and (not given.only or "growth" in given.only):
-        results["growth"] = growth.measured(folder, given.threads)
+        results["growth"] = growth.measured(folders[data.SMOLLM2], given.threads)
         save()
-    results["machine"] = machine.measured(folder, results["rows"], given.threads)
+    of_real = [row for row in results["rows"] if row["model"] == data.SMOLLM2]
+    results["machine"] = machine.measured(folders[data.SMOLLM2], of_real, given.threads)
     print(json.dumps(results["machine"], indent=1), flush=True)
     save()
 

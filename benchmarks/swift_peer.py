@@ -11,7 +11,16 @@ from swift import __version__
 from swift.pipelines.train.rlhf import SwiftRLHF
 from swift.pipelines.train.sft import SwiftSft
 from swift.rewards import ORM, orms
+from swift.template import TemplateMeta, register_template
 from transformers import TrainerCallback
+
+TEMPLATES = {"llama": "chatml", "qwen3": "demo"}  # by the type of the model: SmolLM2's, the demo's
+register_template(
+    TemplateMeta(
+        "demo", prefix=[], prompt=["<|user|>{{QUERY}}<|end|><|assistant|>"], chat_sep=["<|end|>"], suffix=["<|end|>"],
+        system_prefix=["<|system|>{{SYSTEM}}<|end|>"],
+    )
+)  # fmt: skip
 
 
 class Length(ORM):
@@ -83,7 +92,7 @@ def ppo(given: Any, out: Path) -> list[str]:
     at_once = pieces.ROLLOUTS // 4  # as TRL's, whose trainer it is
     return [
         *prompts(given, out, at_once), "--gradient_accumulation_steps", "4", "--rlhf_type", "ppo",
-        "--reward_model", str(scorer(given.model, out)), "--reward_model_type", "llama",
+        "--reward_model", str(scorer(given.model, out)), "--reward_model_type", model_type(given.model),
         "--num_ppo_epochs", "1", "--num_mini_batches", "1", "--local_rollout_forward_batch_size", str(at_once),
         "--num_sample_generations", "0",
     ]  # fmt: skip
@@ -97,6 +106,10 @@ def scorer(model: Path, out: Path) -> Path:
     AutoModelForSequenceClassification.from_pretrained(model, num_labels=1).save_pretrained(folder)
     AutoTokenizer.from_pretrained(model).save_pretrained(folder)
     return folder
+
+
+def model_type(model: Path) -> str:
+    return json.loads((model / "config.json").read_text())["model_type"]
 
 
 def written(out: Path, rows: list[dict[str, Any]]) -> list[str]:
@@ -113,7 +126,8 @@ if __name__ == "__main__":
         out = Path(folder)
         work = {"sft": conversations, "reward": pairs, "grpo": grpo, "ppo": ppo}[given.work]
         arguments = [
-            *work(given, out), "--model", str(given.model), "--model_type", "llama", "--template", "chatml",
+            *work(given, out), "--model", str(given.model), "--model_type", model_type(given.model),
+            "--template", TEMPLATES[model_type(given.model)],
             "--tuner_type", "full", "--torch_dtype", "float32", "--bf16", "true", "--fp16", "false",
             "--use_cpu", "true", "--gradient_checkpointing", "false", "--max_length", str(pieces.MAX_LENGTH),
             "--num_train_epochs", "10000", "--learning_rate", "1e-6", "--lr_scheduler_type", "constant",

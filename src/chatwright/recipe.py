@@ -44,9 +44,9 @@ def run(path: Path, out: Path | None = None) -> None:
     folder, stages = read(path, out)
     with locked(folder) if distributed.first() else nullcontext():
         for number, (name, stage) in enumerate(stages.items(), start=1):
-            Bar.place = f"stage {number} of {len(stages)} · "
+            Bar.place = f"stage {number} of {len(stages)} · {name}"
             if not execute(stage, folder / name):
-                console.print(f"stage {number} of {len(stages)} · {name}: finished before")
+                console.print(f"{Bar.place}: finished before")
             memory.give_back()
         Bar.place = ""
         _say_what_is_there(folder, stages)

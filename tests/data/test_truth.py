@@ -3,9 +3,9 @@ import random
 import pytest
 
 from chatwright.data import instruct, scenes, truth
-from chatwright.data.questions import LANGUAGES, NUMBERS, PICTURE_TASKS, REGISTERS, ask, counted, joined
+from chatwright.data.questions import DRILLS, LANGUAGES, NUMBERS, PICTURE_TASKS, REGISTERS, ask, counted, joined
 
-TASKS = (*PICTURE_TASKS, "yes_no_kind")
+TASKS = (*PICTURE_TASKS, *DRILLS, "yes_no_kind")
 
 
 def questions(number: int, seed: int = 0, **options):
@@ -26,7 +26,7 @@ def test_every_right_answer_in_every_register_is_judged_right():
         for register in REGISTERS:
             assert truth.correct(prompt, question.answer(register)), (question, register)
         seen.add((question.task, question.language))
-    assert len(seen) == 2 * len(PICTURE_TASKS)
+    assert len(seen) == 2 * len((*PICTURE_TASKS, *DRILLS))
 
 
 def test_every_wrong_choice_is_judged_wrong():

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 
 from chatwright.data.questions import (
+    DRILLS,
     HELDOUT_TASK,
     LANGUAGES,
     NUMBERS,
@@ -216,7 +217,7 @@ def patch_concepts(scene: Scene) -> list[list[Concept]]:
 
 
 def _question(rng: random.Random, language: str, pool: Sequence[Concept]) -> str:
-    task = rng.choice([task for task in PHRASINGS if task not in (HELDOUT_TASK, "to_chinese", "to_english")])
+    task = rng.choice([task for task in PHRASINGS if task not in (HELDOUT_TASK, *DRILLS, "to_chinese", "to_english")])
     a, b = rng.sample(pool, 2)
     return rng.choice(PHRASINGS[task][language][:-1]).format(
         a=a.name(language), b=b.name(language), an_a=a.article, plural=a.plural, name=a.chinese, measure=a.measure

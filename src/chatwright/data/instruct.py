@@ -6,11 +6,12 @@ judges what a model answers. Held out is what `chatwright.data.questions` and `c
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
 from chatwright.data.questions import REGISTERS, Question, ask, description
 from chatwright.data.records import Demonstration, Message, Part, Prompt
-from chatwright.data.scenes import Concept, Scene, concepts
+from chatwright.data.scenes import Concept, Scene, concepts, in_any_number, trained
 
 REGISTER_WEIGHTS = (0.4, 0.35, 0.25)
 
@@ -45,6 +46,43 @@ _QUICK_TASKS_OF = {
 }
 
 
+# How often a round of bare questions tries each task. Whether a thing is there has to be learned first and alone, and
+# to stay half of what is asked when it comes to how many things there are, and where.
+ROUNDS = {
+    "presence": {"yes_no": 10},
+    "everything": {"total": 2, "counting": 4, "place": 3, "relation": 5, "yes_no": 10},
+}
+QUESTIONS = 10  # of a round at most
+
+
+@cache
+def uncounted() -> frozenset[str]:
+    """What training asks no number of, in the form in which `ask` avoids it."""
+    return frozenset(f"number of {concept.english}" for concept in trained() if not in_any_number(concept))
+
+
+def rounds(
+    scene: Scene, rng: random.Random, language: str, pool: Sequence[Concept], tasks: Mapping[str, int]
+) -> Demonstration:
+    """A picture and a round of questions with bare answers.
+
+    Args:
+        tasks: how often each task is tried; what the picture does not admit is left out.
+    """
+    order = [task for task, times in tasks.items() for _ in range(times)]
+    rng.shuffle(order)
+    asked: dict[str, Question] = {}
+    for task in order:
+        question = ask(task, scene, rng, language, pool, avoid=uncounted())
+        if question and len(asked) < QUESTIONS:
+            asked.setdefault(question.text, question)
+    messages: list[Message] = []
+    for question in asked.values():
+        messages += [_asked(question, None if messages else scene), Message.of("assistant", question.bare)]
+    meta = {"language": language, "tasks": [question.task for question in asked.values()], "split": "train"}
+    return Demonstration(tuple(messages), meta)
+
+
 def conversation(
     scene: Scene,
     rng: random.Random,
@@ -52,22 +90,24 @@ def conversation(
     pool: Sequence[Concept],
     quick: bool = False,
     show: Show = picture,
+    avoid: frozenset[str] = frozenset(),
 ) -> Demonstration:
-    """A demonstration with one scene and several questions; ``quick``: a round of questions with bare answers.
+    """A demonstration with one scene and several questions; ``quick``: with bare answers, what is hardest to learn.
 
     In half of them no turn gives away the answer of a later one, which is to be seen in the picture; in the others,
     people ask about what was said before, which is the easier lesson in comparing what is asked with what is there.
+    ``avoid`` is what no question may be about, as `ask` takes it.
     """
     kind = "single" if len(scene.things) == 1 else "several" if len(scene.counts) == 1 else "mixed"
     tasks = _QUICK_TASKS_OF[kind] if quick else _TASKS_OF[kind]
     order = rng.sample(tasks, len(tasks)) + ([] if quick else ["caption"])
     strict = rng.random() < 0.5
-    told: frozenset[str] = frozenset()
+    told = avoid
     messages: list[Message] = []
     asked: list[str] = []
     for task in order:
-        avoid = told if strict or task != "yes_no" else frozenset()
-        question = ask(task, scene, rng, language, pool, avoid=avoid)
+        known = told if strict or task != "yes_no" else frozenset()
+        question = ask(task, scene, rng, language, pool, avoid=known)
         if question is None:
             continue
         answer = question.bare if quick else question.answer(rng.choices(REGISTERS, REGISTER_WEIGHTS)[0])
@@ -108,6 +148,6 @@ def as_prompt(question: Question, split: str, scene: Scene | None = None, show: 
     return Prompt((_asked(question, scene, show),), question.reference, question.choices, meta=meta)
 
 
-def _asked(question: Question, scene: Scene | None, show: Show) -> Message:
+def _asked(question: Question, scene: Scene | None, show: Show = picture) -> Message:
     shown = () if scene is None else (show(scene, question.language),)
     return Message("user", (*shown, Part.of_text(question.text)))

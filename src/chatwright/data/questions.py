@@ -10,11 +10,12 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from chatwright.data.scenes import CATEGORIES, Concept, Scene, Thing, concepts, relation
+from chatwright.data.scenes import CATEGORIES, Concept, Scene, Thing, concepts, place, relation
 
 LANGUAGES = ("en", "zh")
 REGISTERS = ("bare", "sentence", "detailed")
 HELDOUT_TASK = "comparison"
+DRILLS = ("total", "place")  # steps towards counting and relation; asked in rounds alone, and never tested
 PICTURE_TASKS = ("naming", "category", "counting", "relation", "yes_no", "caption", HELDOUT_TASK)
 
 NUMBERS = {"en": ("one", "two", "three", "four", "five"), "zh": ("一", "两", "三", "四", "五")}
@@ -64,6 +65,24 @@ PHRASINGS: dict[str, dict[str, tuple[str, ...]]] = {
         "zh": (
             "{a}在{b}的哪一边？", "从{b}看，{a}在哪里？", "{a}在{b}的什么方向？",
             "{a}在{b}的左边、右边、上面还是下面？", "相对于{b}，{a}的位置在哪？",
+        ),
+    },
+    "total": {
+        "en": (
+            "How many things are there?", "How many things do you see?", "Count the things.",
+            "What is the number of things in the picture?", "Tell me how many things the picture has.",
+        ),
+        "zh": ("有几个东西？", "图里有多少个东西？", "请数一数东西。", "东西有几个？", "你能看到多少个东西？"),
+    },
+    "place": {
+        "en": (
+            "Where is the {a}, seen from the middle?", "Where is the {a} relative to the middle?",
+            "On which side of the middle is the {a}?", "Is the {a} left of, right of, above or below the middle?",
+            "In which direction from the middle do you find the {a}?",
+        ),
+        "zh": (
+            "{a}在中间的哪一边？", "从中间看，{a}在哪里？", "{a}在中间的什么方向？",
+            "{a}在中间的左边、右边、上面还是下面？", "相对于中间，{a}的位置在哪？",
         ),
     },
     "yes_no": {
@@ -262,6 +281,33 @@ def _counting(scene: Scene, phrase: _Phrase, pool: Sequence[Concept], avoid: fro
     )  # fmt: skip
 
 
+def _total(scene: Scene, phrase: _Phrase, pool: Sequence[Concept], avoid: frozenset[str]) -> Question | None:
+    """How many things are there, whatever they are?"""
+    language, number = phrase.language, len(scene.things)
+    word = NUMBERS[language][number - 1]
+    if language == "en":
+        sentence = "There is one thing." if number == 1 else f"There are {word} things."
+        choices = NUMBERS["en"]
+    else:
+        word, choices = word + "个", tuple(one + "个" for one in NUMBERS["zh"])
+        sentence = f"图里有{word}东西。"
+    return Question("total", language, phrase("total"), word, sentence, "", word, choices)
+
+
+def _place(scene: Scene, phrase: _Phrase, pool: Sequence[Concept], avoid: frozenset[str]) -> Question | None:
+    """Where is the dog, seen from the middle of the picture?"""
+    placed = [(thing, side) for thing in scene.things if scene.counts[thing.name] == 1 and (side := place(thing))]
+    if not placed:
+        return None
+    thing, side = phrase.rng.choice(placed)
+    language, name = phrase.language, thing.concept.name(phrase.language)
+    word, sentence = SIDES[language][side], _beside(name, "middle" if language == "en" else "中间", side, language)
+    return Question(
+        "place", language, phrase("place", a=name), word, sentence, kind_fact(thing.concept, language),
+        word, tuple(SIDES[language].values()), asked=(thing.name,), tells=(thing.name,),
+    )  # fmt: skip
+
+
 def _relation(scene: Scene, phrase: _Phrase, pool: Sequence[Concept], avoid: frozenset[str]) -> Question | None:
     single = [thing for thing in scene.things if scene.counts[thing.name] == 1]
     pairs = [(a, b) for a in single for b in single if a is not b and _pair_key(a, b) not in avoid and relation(a, b)]
@@ -376,6 +422,8 @@ _ASKERS = {
     "naming": _naming,
     "category": _category,
     "counting": _counting,
+    "total": _total,
+    "place": _place,
     "relation": _relation,
     "yes_no": _yes_no,
     "yes_no_kind": _yes_no_kind,
@@ -423,8 +471,13 @@ def description(scene: Scene, language: str) -> str:
 
 
 def _where(a: Thing, b: Thing, side: str, language: str) -> str:
-    word, name_a, name_b = SIDES[language][side], a.concept.name(language), b.concept.name(language)
+    return _beside(a.concept.name(language), b.concept.name(language), side, language)
+
+
+def _beside(name: str, other: str, side: str, language: str) -> str:
+    """ "The dog is to the left of the cat.", "狗在猫的左边。"."""
+    word = SIDES[language][side]
     if language == "zh":
-        return f"{name_a}在{name_b}的{word}。"
-    place = f"to the {word} of" if side in ("left", "right") else word
-    return f"The {name_a} is {place} the {name_b}."
+        return f"{name}在{other}的{word}。"
+    of = f"to the {word} of" if side in ("left", "right") else word
+    return f"The {name} is {of} the {other}."

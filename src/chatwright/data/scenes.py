@@ -285,6 +285,14 @@ def is_heldout(scene: Scene) -> bool:
     return any(_owned_by_evaluation(key) for key in composition(scene))
 
 
+def in_any_number(concept: Concept) -> bool:
+    """Whether training may show the thing in every number.
+
+    To count others alone would teach in which numbers they never come, which is what evaluation asks.
+    """
+    return not any(_owned_by_evaluation(f"{number} {concept.english}") for number in range(2, 6))
+
+
 def compose(
     rng: random.Random, pool: Sequence[Concept], kind: str | None = None, heldout: bool | None = False
 ) -> Scene:
@@ -366,8 +374,17 @@ def _colour(rng: random.Random) -> tuple[int, int, int]:
 
 def relation(a: Thing, b: Thing) -> str | None:
     """Where ``a`` is seen from ``b``: "left", "right", "above", "below", or None when it is not clear."""
-    dx, dy = a.x - b.x, a.y - b.y
-    if max(abs(dx), abs(dy)) < 1.5 * min(abs(dx), abs(dy)) or max(abs(dx), abs(dy)) < 14:
+    return _direction(a.x - b.x, a.y - b.y, least=14)
+
+
+def place(thing: Thing) -> str | None:
+    """Where a thing is seen from the middle of the picture, as `relation` says it."""
+    return _direction(thing.x - SIDE // 2, thing.y - SIDE // 2, least=9)
+
+
+def _direction(dx: int, dy: int, least: int) -> str | None:
+    """The side that lies so many pixels to the right and down; None of fewer than ``least``, or near a diagonal."""
+    if max(abs(dx), abs(dy)) < 1.5 * min(abs(dx), abs(dy)) or max(abs(dx), abs(dy)) < least:
         return None
     if abs(dx) > abs(dy):
         return "left" if dx < 0 else "right"

@@ -12,6 +12,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from chatwright.data.rendered import Rendered
 
 TOWERS = ("vision_tower", "vision_model", "visual")
+PROJECTORS = ("multi_modal_projector", "connector")
 
 
 class Remembered(nn.Module):

@@ -34,6 +34,7 @@ class SFT(Stage):
         max_length: longer conversations, in tokens, are left out and counted.
         eye_rate: part of the learning rate that the eye gets; 0 leaves it as it is, and lets it look at every picture
             only once.
+        projector_rate: part of the learning rate that the projector between eye and decoder gets; 0 leaves it as it is.
         limit: use only the first so many demonstrations; 0 for all.
         seed: of the order, and of an adapter's first weights.
         adapter: learn that alone instead of the whole model; saved for `peft` in ``adapter/``, and in ``model/``.
@@ -49,6 +50,7 @@ class SFT(Stage):
     epochs: float = 2.0
     max_length: int = 512
     eye_rate: float = 0.0
+    projector_rate: float = 1.0
     limit: int = 0
     seed: int = 0
     adapter: Adapter = field(default_factory=Adapter)
@@ -84,7 +86,7 @@ class SFT(Stage):
         adapted = adapt(model, renderer, self.adapter) if self.adapter.method else None
         steps = max(1, round(self.epochs * len(kept) / self.batch_size))
         loader = Batches(kept, renderer.collate, self.batch_size, steps, self.seed, self.micro_batch, lengths)
-        objective = CausalLanguageModel(model, renderer, self.eye_rate)
+        objective = CausalLanguageModel(model, renderer, self.eye_rate, self.projector_rate)
         fit(objective, loader, self.training, out, "sft")
         if not distributed.first():
             return

@@ -25,10 +25,12 @@ class Bar:
         ...     bar.advance(1, loss=2.31, tokens_per_second=5120.0)
     """
 
-    place = ""  # "stage 3 of 12 · " while a recipe runs
+    place = ""  # "stage 3 of 12 · warmup" while a recipe runs
 
     def __init__(self, title: str, total: int, start: int = 0) -> None:
-        self.title, self.total, self.done, self.start = f"{Bar.place}{title}", total, start, start
+        named = Bar.place.endswith(f" {title}")
+        self.title = Bar.place if named else f"{Bar.place} ({title})" if Bar.place else title
+        self.total, self.done, self.start = total, start, start
         self.live = console.is_terminal and sys.stdout.isatty()
         self.begun = self.printed = time.monotonic()
         self.values = ""

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from chatwright.data.render import Renderer
-from chatwright.models.eyes import TOWERS
+from chatwright.models.eyes import PROJECTORS, TOWERS
 from chatwright.models.outputs import cross_entropy
 from chatwright.objectives.base import Loss, Objective
 
@@ -24,11 +24,18 @@ class CausalLanguageModel(Objective):
         model: any causal or multimodal language model; parameters without ``requires_grad`` stay as they are.
         renderer: saved beside the model.
         eye_rate: part of the learning rate that the model's eye gets, where it is trained along.
+        projector_rate: the same for the projector between eye and decoder; 0 leaves it as it is.
     """
 
-    def __init__(self, model: PreTrainedModel, renderer: Renderer, eye_rate: float = 1.0) -> None:
+    def __init__(
+        self, model: PreTrainedModel, renderer: Renderer, eye_rate: float = 1.0, projector_rate: float = 1.0
+    ) -> None:
         super().__init__()
-        self.model, self.renderer, self.eye_rate = model, renderer, eye_rate
+        self.model, self.renderer, self.eye_rate, self.projector_rate = model, renderer, eye_rate, projector_rate
+        if not projector_rate:
+            for name in PROJECTORS:
+                if hasattr(model.base_model, name):
+                    getattr(model.base_model, name).requires_grad_(False)
 
     def train(self, mode: bool = True) -> "CausalLanguageModel":
         """As for any objective, but batch statistics stay: those of the few pictures of a micro-batch say little."""
@@ -39,7 +46,9 @@ class CausalLanguageModel(Objective):
         return self
 
     def factor(self, name: str) -> float:
-        return self.eye_rate if any(f".{tower}." in name for tower in TOWERS) else 1.0
+        if any(f".{tower}." in name for tower in TOWERS):
+            return self.eye_rate
+        return self.projector_rate if any(f".{projector}." in name for projector in PROJECTORS) else 1.0
 
     def loss(self, batch: dict[str, Any]) -> Loss:
         """``batch`` as `Renderer.collate` gives it; logits are computed only where ``loss_mask`` is True."""

@@ -101,6 +101,21 @@ def test_the_eye_learns_at_its_own_rate_and_keeps_its_statistics(renderer, assis
     assert moved[0] and all(0 < moved[1][name] < 0.02 * moved[0][name] for name in moved[0])
 
 
+def test_the_projector_learns_at_its_own_rate_or_stays(renderer, assistant, tmp_path):
+    start = {name: value.clone() for name, value in assistant.state_dict().items()}
+    moved = []
+    for rate in (1.0, 0.01, 0.0):
+        assistant.load_state_dict(start)
+        loader = Batches(rows_of(renderer), renderer.collate, 8, 1, 0)
+        settings = Training(learning_rate=1e-3, precision="fp32")
+        fit(CausalLanguageModel(assistant, renderer, 1.0, rate), loader, settings, tmp_path / str(rate), "sft")
+        change = {name: float((value - start[name]).abs().max()) for name, value in assistant.state_dict().items()}
+        assert change["model.language_model.layers.0.mlp.up_proj.weight"] > 0
+        moved.append(max(change[name] for name in change if "projector" in name and name.endswith("weight")))
+    assistant.requires_grad_(True)
+    assert 0 < moved[1] < 0.02 * moved[0] and moved[2] == 0
+
+
 def test_a_loss_that_explodes_is_an_error_with_a_remedy(renderer, assistant, tmp_path):
     with pytest.raises(ChatwrightError, match="lower learning_rate"):
         train(renderer, assistant, tmp_path, steps=20, learning_rate=1e20, clip=1e20, warmup=0.0)

@@ -284,13 +284,12 @@ def _counting(scene: Scene, phrase: _Phrase, pool: Sequence[Concept], avoid: fro
 def _total(scene: Scene, phrase: _Phrase, pool: Sequence[Concept], avoid: frozenset[str]) -> Question | None:
     """How many things are there, whatever they are?"""
     language, number = phrase.language, len(scene.things)
-    word = NUMBERS[language][number - 1]
-    if language == "en":
-        sentence = "There is one thing." if number == 1 else f"There are {word} things."
-        choices = NUMBERS["en"]
-    else:
-        word, choices = word + "个", tuple(one + "个" for one in NUMBERS["zh"])
+    choices = tuple(one + ("个" if language == "zh" else "") for one in NUMBERS[language])
+    word = choices[number - 1]
+    if language == "zh":
         sentence = f"图里有{word}东西。"
+    else:
+        sentence = "There is one thing." if number == 1 else f"There are {word} things."
     return Question("total", language, phrase("total"), word, sentence, "", word, choices)
 
 

@@ -43,7 +43,7 @@ class Data(Stage):
     """
 
     pictures: int = 12000
-    presence: int = 0
+    presence: int = 8000
     captions: int = 12000
     descriptions: int = 20000
     pages: int = 0

@@ -37,7 +37,7 @@ def ann(running) -> Browser:
 def lasting(start, assistant, renderer, endless, monkeypatch):
     """A server whose answers take a while."""
     monkeypatch.setattr(assistant.config.get_text_config(), "max_position_embeddings", 2048)
-    return start(Engine(assistant, renderer, batch_size=4), sampling=Sampling(max_new_tokens=200))
+    return start(Engine(assistant, renderer, batch_size=4), sampling=Sampling(max_new_tokens=1500))
 
 
 def kept(running, key: str) -> Kept:

@@ -90,5 +90,10 @@ def unpack(archive: Path, folder: Path) -> None:
         with zipfile.ZipFile(archive) as opened:
             opened.extractall(folder)  # drops absolute paths and ".." itself
     else:
+        # Python before 3.11.4 has no filter for this. Files alone, for links could lead elsewhere.
         with tarfile.open(archive) as opened_tar:
-            opened_tar.extractall(folder, filter="data")
+            files = [member for member in opened_tar if member.isfile()]
+            for member in files:
+                if not (folder / member.name).resolve().is_relative_to(folder.resolve()):
+                    raise ChatwrightError(f"{archive}: {member.name} would be written outside of {folder}; delete it")
+            opened_tar.extractall(folder, files)

@@ -46,3 +46,12 @@ def test_killed_and_resumed_gives_the_same_bytes(made, tmp_path, name):
             seconds *= 0.8  # the machine may have been busier when this was measured
     assert not cut_off(stage, out, 120)
     assert files_of(out) == files_of(made / name)
+
+
+def test_what_a_kill_left_half_written_is_no_part_of_an_artifact(made, tmp_path):
+    out = tmp_path / "tokenizer"
+    out.mkdir()
+    (out / ".DONE.part").write_text('{"seconds": ')
+    run(STAGES["tokenizer"](made), out)
+    assert files_of(out) == files_of(made / "tokenizer")
+    assert not (out / ".DONE.part").exists()

@@ -88,6 +88,8 @@ def execute(stage: Stage, out: Path) -> bool:
             write(clock, f"{seconds:.3f}")
         write(out / "card.md", _card(settings, seconds))
         shutil.rmtree(out / "state")
+        for left in out.rglob(".*.part"):  # by a kill in the middle of writing a file
+            left.unlink()
         files = {str(path.relative_to(out)): digest(path) for path in sorted(out.rglob("*")) if path.is_file()}
         write(out / "DONE", json.dumps({"seconds": round(seconds, 3), "files": files}, indent=1))
     distributed.barrier()

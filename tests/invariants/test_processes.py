@@ -128,7 +128,7 @@ def test_a_checkpoint_of_two_processes_is_gone_on_from_by_any_number(made, cut_o
     launch(count, tmp_path / "logs", run, STAGES[out.name](made), out)
     one, found = course_of(made / out.name), course_of(out)
     before = len(one) - len(found)
-    assert 0 < before < ROUND
+    assert 0 < before < (ROUND if out.name == "rl" else len(one))
     assert [line["step"] for line in found] == [line["step"] for line in one[before:]]
     for now, then in zip(found, one[before : ROUND if out.name == "rl" else None], strict=False):
         assert now["tokens"] == then["tokens"]

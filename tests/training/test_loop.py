@@ -116,6 +116,11 @@ def test_the_projector_learns_at_its_own_rate_or_stays(renderer, assistant, tmp_
     assert 0 < moved[1] < 0.02 * moved[0] and moved[2] == 0
 
 
+def test_a_rate_for_a_projector_that_is_not_there_is_refused(renderer, language_model):
+    with pytest.raises(ChatwrightError, match="leave projector_rate at 1"):
+        CausalLanguageModel(language_model, renderer, projector_rate=0.0)
+
+
 def test_a_loss_that_explodes_is_an_error_with_a_remedy(renderer, assistant, tmp_path):
     with pytest.raises(ChatwrightError, match="lower learning_rate"):
         train(renderer, assistant, tmp_path, steps=20, learning_rate=1e20, clip=1e20, warmup=0.0)

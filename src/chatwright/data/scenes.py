@@ -288,7 +288,7 @@ def is_heldout(scene: Scene) -> bool:
 def in_any_number(concept: Concept) -> bool:
     """Whether training may show the thing in every number.
 
-    To count others alone would teach in which numbers they never come, which is what evaluation asks.
+    Asked about others, it would learn in which numbers they never come, and those are what evaluation asks about.
     """
     return not any(_owned_by_evaluation(f"{number} {concept.english}") for number in range(2, 6))
 

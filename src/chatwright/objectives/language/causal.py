@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from chatwright.data.render import Renderer
+from chatwright.errors import ChatwrightError
 from chatwright.models.eyes import PROJECTORS, TOWERS
 from chatwright.models.outputs import cross_entropy
 from chatwright.objectives.base import Loss, Objective
@@ -25,6 +26,9 @@ class CausalLanguageModel(Objective):
         renderer: saved beside the model.
         eye_rate: part of the learning rate that the model's eye gets, where it is trained along.
         projector_rate: the same for the projector between eye and decoder; 0 leaves it as it is.
+
+    Raises:
+        ChatwrightError: there is no projector whose rate could be another.
     """
 
     def __init__(
@@ -32,10 +36,13 @@ class CausalLanguageModel(Objective):
     ) -> None:
         super().__init__()
         self.model, self.renderer, self.eye_rate, self.projector_rate = model, renderer, eye_rate, projector_rate
-        if not projector_rate:
-            for name in PROJECTORS:
-                if hasattr(model.base_model, name):
-                    getattr(model.base_model, name).requires_grad_(False)
+        if projector_rate != 1:
+            found = [getattr(model.base_model, name) for name in PROJECTORS if hasattr(model.base_model, name)]
+            if not found:
+                raise ChatwrightError("this model has no projector between eye and decoder; leave projector_rate at 1")
+            if not projector_rate:
+                for projector in found:
+                    projector.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "CausalLanguageModel":
         """As for any objective, but batch statistics stay: those of the few pictures of a micro-batch say little."""

@@ -64,7 +64,7 @@ ROUNDS = {
     "relation": Round({"pair": 2, "mixed": 3}, "relation", 3),
     "place": Round({"single": 1, "pair": 4, "mixed": 5}, "place", 3),
 }
-DRILLS = {"presence": 4, "counting": 5, "total": 2, "relation": 8, "place": 3}  # the rounds by weight
+DRILLS = {"presence": 4, "counting": 3, "total": 1, "relation": 9, "place": 4}  # the rounds by weight
 
 
 def one_round(rng: random.Random, language: str, pool: Sequence[Concept], which: Round) -> Demonstration:

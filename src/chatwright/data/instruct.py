@@ -64,7 +64,9 @@ ROUNDS = {
     "relation": Round({"pair": 2, "mixed": 3}, "relation", 3),
     "place": Round({"single": 1, "pair": 4, "mixed": 5}, "place", 3),
 }
-DRILLS = {"presence": 4, "counting": 3, "total": 1, "relation": 9, "place": 4}  # the rounds by weight
+# The rounds by weight: where things are, for who knows what is there, and then everything.
+PLACES = {"presence": 4, "relation": 11, "place": 5}
+EVERYTHING = {"presence": 4, "counting": 4, "total": 1, "relation": 8, "place": 4}
 
 
 def one_round(rng: random.Random, language: str, pool: Sequence[Concept], which: Round) -> Demonstration:

@@ -2,7 +2,7 @@
 
 import io
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,14 +22,15 @@ class Data(Stage):
     """Fetch the public sources and write the records that the other stages read.
 
     Writes ``drawings`` (pictures for the eye), ``documents`` and ``documents_heldout`` (text), ``captions`` (picture
-    and text), ``presence`` and ``drills`` (rounds of bare questions), ``demonstrations``, ``prompts`` (to practise on)
+    and text), ``presence`` and ``places`` (rounds of bare questions), ``demonstrations``, ``prompts`` (to practise on)
     and ``heldout`` (to be tested on), as Parquet, and a picture of every task in ``examples``; where scenes are
     ``described``, nothing that has a picture.
 
     Args:
-        pictures: conversations about a picture, every other a quick round of questions.
+        pictures: conversations about a picture, two of three a quick round of questions (every other
+            one where they are described).
         presence: rounds of bare questions about what is in a picture.
-        drills: rounds of bare questions about what is in a picture, how many and where.
+        places: rounds of bare questions about where things are, a fifth of them about what is there.
         captions: pictures with a caption.
         descriptions: descriptions of scenes without a picture, for pretraining.
         pages: pages of several described scenes, each with a question, for pretraining.
@@ -44,7 +45,7 @@ class Data(Stage):
 
     pictures: int = 12000
     presence: int = 8000
-    drills: int = 8000
+    places: int = 8000
     captions: int = 12000
     descriptions: int = 20000
     pages: int = 0
@@ -77,7 +78,7 @@ class Data(Stage):
         if not self.described:
             save(_drawings(), out / "drawings.parquet")
             save(self._presence(pool), out / "presence.parquet")
-            save(self._drills(pool), out / "drills.parquet")
+            save(self._places(pool), out / "places.parquet")
             save(documents.caption_documents(self.captions, self._rng("captions"), pool), out / "captions.parquet")
             _save_examples(heldout, out / "examples")
 
@@ -96,14 +97,15 @@ class Data(Stage):
     def _demonstrations(self, pool: Sequence[scenes.Concept]) -> list[Demonstration]:
         rng = self._rng("demonstrations")
         found = []
+        every = 2 if self.described else 3  # has one conversation, besides quick rounds
         for index in range(self.pictures):
-            language = self._language(index // 2)
-            if index % 2 and self.described:
+            language = self._language(index // every)
+            if index % every and self.described:
                 scene = scenes.compose(rng, pool, rng.choices(KINDS, (5, 30, 25, 40))[0])
                 found.append(instruct.conversation(scene, rng, language, pool, quick=True, show=self._show))
                 continue
-            if index % 2:
-                found.append(_drill(rng, language, pool))
+            if index % every:
+                found.append(_round(instruct.EVERYTHING, rng, language, pool))
                 continue
             scene = scenes.compose(rng, pool, rng.choices(KINDS, (35, 15, 20, 30))[0])
             # Some with a single question, as people begin; the others share a picture among several.
@@ -122,10 +124,10 @@ class Data(Stage):
         for index in range(self.presence):
             yield instruct.one_round(rng, self._language(index), pool, instruct.ROUNDS["presence"])
 
-    def _drills(self, pool: Sequence[scenes.Concept]) -> Iterator[Demonstration]:
-        rng = self._rng("drills")
-        for index in range(self.drills):
-            yield _drill(rng, self._language(index), pool)
+    def _places(self, pool: Sequence[scenes.Concept]) -> Iterator[Demonstration]:
+        rng = self._rng("places")
+        for index in range(self.places):
+            yield _round(instruct.PLACES, rng, self._language(index), pool)
 
     def _translations(self, rng: random.Random) -> Iterator[Demonstration]:
         words = [word for word in _words() if not documents.is_heldout_word(word[1])]
@@ -212,8 +214,11 @@ def _drawings() -> Iterator[Document]:
         yield Document((Part("image", media=buffer.getvalue()),), {"character": character, "source": "openmoji"})
 
 
-def _drill(rng: random.Random, language: str, pool: Sequence[scenes.Concept]) -> Demonstration:
-    (name,) = rng.choices(list(instruct.DRILLS), list(instruct.DRILLS.values()))
+def _round(
+    mixture: Mapping[str, int], rng: random.Random, language: str, pool: Sequence[scenes.Concept]
+) -> Demonstration:
+    """One of instruct.ROUNDS, drawn by weight."""
+    (name,) = rng.choices(list(mixture), list(mixture.values()))
     return instruct.one_round(rng, language, pool, instruct.ROUNDS[name])
 
 

@@ -1,11 +1,13 @@
 """Exemplar-CNN and FILIP against slow, obvious references, and that both learn."""
 
+import math
+
 import torch
 from torch.nn import functional as F
 
 from chatwright.models import build
 from chatwright.objectives.crossmodal.filip import FILIP, late_interaction, speak_as_loud
-from chatwright.objectives.crossmodal.region import RegionFILIP, region_contrast
+from chatwright.objectives.crossmodal.region import PLACE_SCALE, RegionFILIP, place_contrast, region_contrast
 from chatwright.objectives.vision.exemplar import Exemplar, mosaic
 
 
@@ -82,6 +84,18 @@ def test_region_contrast_against_a_loop():
     torch.testing.assert_close(found, torch.tensor(expected) / weights.sum())
 
 
+def test_place_contrast_against_a_loop():
+    torch.manual_seed(0)
+    patches, directions = torch.randn(3, 4, 5), torch.randn(4, 5)
+    expected = 0.0
+    for picture in patches:
+        for place, patch in enumerate(picture):
+            for some, right in ((directions[:2], place // 2), (directions[2:], place % 2)):
+                chances = [float((PLACE_SCALE * patch @ one).exp()) for one in some]
+                expected -= math.log(chances[right] / sum(chances)) / 12
+    torch.testing.assert_close(place_contrast(patches, directions), torch.tensor(expected), rtol=1e-4, atol=1e-4)
+
+
 def test_regions_teach_which_patch_shows_a_word(assistant, renderer):
     torch.manual_seed(0)
     objective = RegionFILIP(assistant, renderer)
@@ -103,3 +117,5 @@ def test_regions_teach_which_patch_shows_a_word(assistant, renderer):
     assert loss.total < 0.7 * first.total
     right, regions = loss.metrics["regions"]
     assert regions == 4 and right == 4
+    patches = objective.patches(pixels)
+    assert place_contrast(patches, objective.directions) < place_contrast(patches.roll(1, 1), objective.directions)

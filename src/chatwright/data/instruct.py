@@ -7,11 +7,11 @@ judges what a model answers. Held out is what `chatwright.data.questions` and `c
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from dataclasses import dataclass
 
 from chatwright.data.questions import REGISTERS, Question, ask, description
 from chatwright.data.records import Demonstration, Message, Part, Prompt
-from chatwright.data.scenes import Concept, Scene, concepts, in_any_number, trained
+from chatwright.data.scenes import Concept, Scene, compose, concepts
 
 REGISTER_WEIGHTS = (0.4, 0.35, 0.25)
 
@@ -46,36 +46,45 @@ _QUICK_TASKS_OF = {
 }
 
 
-# How often a round of bare questions tries each task. Whether a thing is there has to be learned first and alone, and
-# to stay half of what is asked when it comes to how many things there are, and where.
+@dataclass(frozen=True)
+class Round:
+    """What a round of bare questions asks: the kinds of scenes by weight, and the task as often as ``times``."""
+
+    kinds: Mapping[str, int]
+    task: str
+    times: int
+
+
+# Whether a thing is there has to be learned first and alone. Of the others no answer tells that of a later question:
+# what can be read off earlier turns is not looked for in the picture.
 ROUNDS = {
-    "presence": {"yes_no": 10},
-    "everything": {"total": 2, "counting": 4, "place": 3, "relation": 5, "yes_no": 10},
+    "presence": Round({"single": 1, "several": 1, "pair": 1, "mixed": 1}, "yes_no", 10),
+    "counting": Round({"single": 1, "several": 5, "mixed": 5}, "counting", 5),
+    "total": Round({"single": 1, "several": 5, "mixed": 5}, "total", 1),
+    "relation": Round({"pair": 2, "mixed": 3}, "relation", 3),
+    "place": Round({"single": 1, "pair": 4, "mixed": 5}, "place", 3),
 }
-QUESTIONS = 10  # of a round at most
+# The rounds by weight: where things are, for who knows what is there, and then everything.
+PLACES = {"presence": 4, "relation": 11, "place": 5}
+EVERYTHING = {"presence": 4, "counting": 4, "total": 1, "relation": 8, "place": 4}
 
 
-@cache
-def uncounted() -> frozenset[str]:
-    """What training asks no number of, in the form in which `ask` avoids it."""
-    return frozenset(f"number of {concept.english}" for concept in trained() if not in_any_number(concept))
-
-
-def rounds(
-    scene: Scene, rng: random.Random, language: str, pool: Sequence[Concept], tasks: Mapping[str, int]
-) -> Demonstration:
-    """A picture and a round of questions with bare answers.
-
-    Args:
-        tasks: how often each task is tried; what the picture does not admit is left out.
-    """
-    order = [task for task, times in tasks.items() for _ in range(times)]
-    rng.shuffle(order)
-    asked: dict[str, Question] = {}
-    for task in order:
-        question = ask(task, scene, rng, language, pool, avoid=uncounted())
-        if question and len(asked) < QUESTIONS:
+def one_round(rng: random.Random, language: str, pool: Sequence[Concept], which: Round) -> Demonstration:
+    """A picture and questions with bare answers about it, of one task."""
+    while True:
+        (kind,) = rng.choices(list(which.kinds), list(which.kinds.values()))
+        scene = compose(rng, pool, kind)
+        told: set[str] = set()
+        asked: dict[str, Question] = {}
+        for _ in range(which.times):
+            question = ask(which.task, scene, rng, language, pool, avoid=frozenset(told))
+            if question is None:
+                continue
             asked.setdefault(question.text, question)
+            # That a thing is there may be asked again in other words: most pictures hold too few things.
+            told |= set() if which.task == "yes_no" else {*question.tells}
+        if asked:
+            break
     messages: list[Message] = []
     for question in asked.values():
         messages += [_asked(question, None if messages else scene), Message.of("assistant", question.bare)]
@@ -90,19 +99,17 @@ def conversation(
     pool: Sequence[Concept],
     quick: bool = False,
     show: Show = picture,
-    avoid: frozenset[str] = frozenset(),
 ) -> Demonstration:
     """A demonstration with one scene and several questions; ``quick``: with bare answers, what is hardest to learn.
 
     In half of them no turn gives away the answer of a later one, which is to be seen in the picture; in the others,
     people ask about what was said before, which is the easier lesson in comparing what is asked with what is there.
-    ``avoid`` is what no question may be about, as `ask` takes it.
     """
     kind = "single" if len(scene.things) == 1 else "several" if len(scene.counts) == 1 else "mixed"
     tasks = _QUICK_TASKS_OF[kind] if quick else _TASKS_OF[kind]
     order = rng.sample(tasks, len(tasks)) + ([] if quick else ["caption"])
     strict = rng.random() < 0.5
-    told = avoid
+    told: frozenset[str] = frozenset()
     messages: list[Message] = []
     asked: list[str] = []
     for task in order:

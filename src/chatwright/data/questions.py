@@ -295,7 +295,8 @@ def _total(scene: Scene, phrase: _Phrase, pool: Sequence[Concept], avoid: frozen
 
 def _place(scene: Scene, phrase: _Phrase, pool: Sequence[Concept], avoid: frozenset[str]) -> Question | None:
     """Where is the dog, seen from the middle of the picture?"""
-    placed = [(thing, side) for thing in scene.things if scene.counts[thing.name] == 1 and (side := place(thing))]
+    single = [thing for thing in scene.things if scene.counts[thing.name] == 1 and thing.name not in avoid]
+    placed = [(thing, side) for thing in single if (side := place(thing))]
     if not placed:
         return None
     thing, side = phrase.rng.choice(placed)

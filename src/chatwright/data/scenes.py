@@ -285,14 +285,6 @@ def is_heldout(scene: Scene) -> bool:
     return any(_owned_by_evaluation(key) for key in composition(scene))
 
 
-def in_any_number(concept: Concept) -> bool:
-    """Whether training may show the thing in every number.
-
-    Asked about others, it would learn in which numbers they never come, and those are what evaluation asks about.
-    """
-    return not any(_owned_by_evaluation(f"{number} {concept.english}") for number in range(2, 6))
-
-
 def compose(
     rng: random.Random, pool: Sequence[Concept], kind: str | None = None, heldout: bool | None = False
 ) -> Scene:

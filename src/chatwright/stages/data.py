@@ -2,7 +2,7 @@
 
 import io
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from chatwright.errors import ChatwrightError
 from chatwright.stages.base import Stage
 
 KINDS = ("single", "several", "pair", "mixed")
-ROUND_WEIGHTS = {"presence": (1, 1, 1, 1), "everything": (1, 1, 1, 3)}  # of the kinds
 DRAWING_PIXELS = 48
 
 
@@ -23,13 +22,15 @@ class Data(Stage):
     """Fetch the public sources and write the records that the other stages read.
 
     Writes ``drawings`` (pictures for the eye), ``documents`` and ``documents_heldout`` (text), ``captions`` (picture
-    and text), ``presence`` (rounds of bare questions), ``demonstrations``, ``prompts`` (to practise on) and ``heldout``
-    (to be tested on), as Parquet, and a picture of every task in ``examples``; where scenes are ``described``, nothing
-    that has a picture.
+    and text), ``presence`` and ``places`` (rounds of bare questions), ``demonstrations``, ``prompts`` (to practise on)
+    and ``heldout`` (to be tested on), as Parquet, and a picture of every task in ``examples``; where scenes are
+    ``described``, nothing that has a picture.
 
     Args:
-        pictures: conversations about a picture, every other a quick round of questions.
+        pictures: conversations about a picture, two of three a quick round of questions (every other
+            one where they are described).
         presence: rounds of bare questions about what is in a picture.
+        places: rounds of bare questions about where things are, a fifth of them about what is there.
         captions: pictures with a caption.
         descriptions: descriptions of scenes without a picture, for pretraining.
         pages: pages of several described scenes, each with a question, for pretraining.
@@ -44,6 +45,7 @@ class Data(Stage):
 
     pictures: int = 12000
     presence: int = 8000
+    places: int = 8000
     captions: int = 12000
     descriptions: int = 20000
     pages: int = 0
@@ -76,6 +78,7 @@ class Data(Stage):
         if not self.described:
             save(_drawings(), out / "drawings.parquet")
             save(self._presence(pool), out / "presence.parquet")
+            save(self._places(pool), out / "places.parquet")
             save(documents.caption_documents(self.captions, self._rng("captions"), pool), out / "captions.parquet")
             _save_examples(heldout, out / "examples")
 
@@ -93,24 +96,24 @@ class Data(Stage):
 
     def _demonstrations(self, pool: Sequence[scenes.Concept]) -> list[Demonstration]:
         rng = self._rng("demonstrations")
-        avoid = frozenset() if self.described else instruct.uncounted()
         found = []
+        every = 2 if self.described else 3  # has one conversation, besides quick rounds
         for index in range(self.pictures):
-            language = self._language(index // 2)
-            if index % 2 and self.described:
+            language = self._language(index // every)
+            if index % every and self.described:
                 scene = scenes.compose(rng, pool, rng.choices(KINDS, (5, 30, 25, 40))[0])
                 found.append(instruct.conversation(scene, rng, language, pool, quick=True, show=self._show))
                 continue
-            if index % 2:
-                found.append(_round("everything", rng, language, pool))
+            if index % every:
+                found.append(_round(instruct.EVERYTHING, rng, language, pool))
                 continue
             scene = scenes.compose(rng, pool, rng.choices(KINDS, (35, 15, 20, 30))[0])
             # Some with a single question, as people begin; the others share a picture among several.
             if rng.random() < 0.15:
-                question = _any_question(scene, rng, language, pool, avoid)
+                question = _any_question(scene, rng, language, pool)
                 found.append(instruct.as_demonstration(question, rng, scene, self._show))
             else:
-                found.append(instruct.conversation(scene, rng, language, pool, show=self._show, avoid=avoid))
+                found.append(instruct.conversation(scene, rng, language, pool, show=self._show))
         found += self._translations(self._rng("translations"))
         found += _small_talk(self.languages)
         rng.shuffle(found)
@@ -119,7 +122,12 @@ class Data(Stage):
     def _presence(self, pool: Sequence[scenes.Concept]) -> Iterator[Demonstration]:
         rng = self._rng("presence")
         for index in range(self.presence):
-            yield _round("presence", rng, self._language(index), pool)
+            yield instruct.one_round(rng, self._language(index), pool, instruct.ROUNDS["presence"])
+
+    def _places(self, pool: Sequence[scenes.Concept]) -> Iterator[Demonstration]:
+        rng = self._rng("places")
+        for index in range(self.places):
+            yield _round(instruct.PLACES, rng, self._language(index), pool)
 
     def _translations(self, rng: random.Random) -> Iterator[Demonstration]:
         words = [word for word in _words() if not documents.is_heldout_word(word[1])]
@@ -206,24 +214,23 @@ def _drawings() -> Iterator[Document]:
         yield Document((Part("image", media=buffer.getvalue()),), {"character": character, "source": "openmoji"})
 
 
-def _round(name: str, rng: random.Random, language: str, pool: Sequence[scenes.Concept]) -> Demonstration:
-    scene = scenes.compose(rng, pool, rng.choices(KINDS, ROUND_WEIGHTS[name])[0])
-    return instruct.rounds(scene, rng, language, pool, instruct.ROUNDS[name])
+def _round(
+    mixture: Mapping[str, int], rng: random.Random, language: str, pool: Sequence[scenes.Concept]
+) -> Demonstration:
+    """One of instruct.ROUNDS, drawn by weight."""
+    (name,) = rng.choices(list(mixture), list(mixture.values()))
+    return instruct.one_round(rng, language, pool, instruct.ROUNDS[name])
 
 
 def _any_question(
-    scene: scenes.Scene,
-    rng: random.Random,
-    language: str,
-    pool: Sequence[scenes.Concept],
-    avoid: frozenset[str] = frozenset(),
+    scene: scenes.Scene, rng: random.Random, language: str, pool: Sequence[scenes.Concept]
 ) -> questions.Question:
     """A question of a task drawn at random from those that the scene admits, the held-out task excepted."""
     tasks = [task for task in questions.PICTURE_TASKS if task != questions.HELDOUT_TASK] + ["yes_no_kind"]
     rng.shuffle(tasks)
     # Captions suit every scene and would be drawn too often.
     tasks.sort(key=lambda task: task == "caption" and rng.random() < 0.6)
-    found = (questions.ask(task, scene, rng, language, pool, avoid=avoid) for task in tasks)
+    found = (questions.ask(task, scene, rng, language, pool) for task in tasks)
     return next(question for question in found if question is not None)
 
 

@@ -27,8 +27,7 @@ class Data(Stage):
     ``described``, nothing that has a picture.
 
     Args:
-        pictures: conversations about a picture, two of three a quick round of questions (every other
-            one where they are described).
+        pictures: conversations about a picture, every other a quick round of questions.
         presence: rounds of bare questions about what is in a picture.
         places: rounds of bare questions about where things are, a fifth of them about what is there.
         captions: pictures with a caption.
@@ -97,14 +96,13 @@ class Data(Stage):
     def _demonstrations(self, pool: Sequence[scenes.Concept]) -> list[Demonstration]:
         rng = self._rng("demonstrations")
         found = []
-        every = 2 if self.described else 3  # has one conversation, besides quick rounds
         for index in range(self.pictures):
-            language = self._language(index // every)
-            if index % every and self.described:
+            language = self._language(index // 2)
+            if index % 2 and self.described:
                 scene = scenes.compose(rng, pool, rng.choices(KINDS, (5, 30, 25, 40))[0])
                 found.append(instruct.conversation(scene, rng, language, pool, quick=True, show=self._show))
                 continue
-            if index % every:
+            if index % 2:
                 found.append(_round(instruct.EVERYTHING, rng, language, pool))
                 continue
             scene = scenes.compose(rng, pool, rng.choices(KINDS, (35, 15, 20, 30))[0])

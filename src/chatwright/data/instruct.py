@@ -66,7 +66,7 @@ ROUNDS = {
 }
 # The rounds by weight: where things are, for who knows what is there, and then everything.
 PLACES = {"presence": 4, "relation": 11, "place": 5}
-EVERYTHING = {"presence": 3, "counting": 6, "total": 1, "relation": 6, "place": 2}
+EVERYTHING = {"presence": 3, "counting": 6, "total": 1, "relation": 8, "place": 4}
 
 
 def one_round(rng: random.Random, language: str, pool: Sequence[Concept], which: Round) -> Demonstration:

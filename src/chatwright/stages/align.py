@@ -21,6 +21,7 @@ from chatwright.objectives.crossmodal.filip import FILIP, speak_as_loud
 from chatwright.objectives.crossmodal.region import RegionFILIP
 from chatwright.objectives.language.causal import CausalLanguageModel
 from chatwright.stages.base import Stage
+from chatwright.stages.workers import render_rows
 from chatwright.training import distributed
 from chatwright.training.loop import Training, fit
 
@@ -69,7 +70,7 @@ class Align(Stage):
         renderer = Renderer(build.processor(Renderer.load(self.language / "model").tokenizer, self.pixels, stride))
         model = build.assistant(eye, language, renderer.processor)
         documents = load(self.captions, Document)
-        rows = [renderer.document(document) for document in documents]
+        rows = render_rows(renderer.document, documents)
         model.requires_grad_(False)
         model.model.vision_tower.requires_grad_(True)
         model.model.multi_modal_projector.requires_grad_(True)

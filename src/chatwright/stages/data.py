@@ -2,16 +2,18 @@
 
 import io
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from chatwright.data import documents, instruct, questions, scenes
-from chatwright.data.records import Demonstration, Document, Message, Part, Prompt
+from chatwright.data.records import Demonstration, Document, Message, Part, Prompt, Record
 from chatwright.data.sources import chatterbot, hsk, openmoji
-from chatwright.data.store import save
+from chatwright.data.store import load, save
 from chatwright.errors import ChatwrightError
 from chatwright.stages.base import Stage
+from chatwright.stages.workers import each
 
 KINDS = ("single", "several", "pair", "mixed")
 DRAWING_PIXELS = 48
@@ -59,27 +61,24 @@ class Data(Stage):
     def run(self, out: Path) -> None:
         if not self.languages or not set(self.languages) <= set(questions.LANGUAGES):
             raise ChatwrightError(f"languages={self.languages}: name one or more of {', '.join(questions.LANGUAGES)}")
-        pool = scenes.trained()
-        sentences, more_sentences = documents.sentence_documents(self._rng("sentences"))
-        dialogues, more_dialogues = documents.dialogue_documents(self.languages)
-        texts = documents.word_documents(self.words, self._rng("words")) + sentences + dialogues
-        texts += documents.concept_documents()
-        tell = questions.description if self.described else documents.sketch
-        texts += documents.scene_documents(self.descriptions, self._rng("descriptions"), pool, self.languages, tell)
-        texts += documents.page_documents(self.pages, self._rng("pages"), pool, self.languages)
-        self._rng("order").shuffle(texts)
-        save(texts, out / "documents.parquet")
-        save(more_sentences + more_dialogues, out / "documents_heldout.parquet")
-        save(self._demonstrations(pool), out / "demonstrations.parquet")
-        save(self._prompts(pool), out / "prompts.parquet")
-        heldout = list(self._heldout(pool))
-        save(heldout, out / "heldout.parquet")
+        # The longest come first, so that no process is left with one of them at the end.
+        files = {
+            "demonstrations": self._demonstrations,
+            "places": self._places,
+            "presence": self._presence,
+            "captions": self._captions,
+            "documents": self._documents,
+            "heldout": self._heldout,
+            "prompts": self._prompts,
+            "drawings": _drawings,
+            "documents_heldout": self._documents_heldout,
+        }
+        with_pictures = ("places", "presence", "captions", "drawings")
+        made = [(name, make) for name, make in files.items() if not self.described or name not in with_pictures]
+        for _ in each(partial(_write, out), made, "files"):
+            pass
         if not self.described:
-            save(_drawings(), out / "drawings.parquet")
-            save(self._presence(pool), out / "presence.parquet")
-            save(self._places(pool), out / "places.parquet")
-            save(documents.caption_documents(self.captions, self._rng("captions"), pool), out / "captions.parquet")
-            _save_examples(heldout, out / "examples")
+            _save_examples(load(out / "heldout.parquet", Prompt), out / "examples")
 
     def _rng(self, purpose: str) -> random.Random:
         """Each file has its own random numbers, so that changing the size of one leaves the others as they are."""
@@ -93,8 +92,28 @@ class Data(Stage):
         """The languages in turn."""
         return self.languages[index % len(self.languages)]
 
-    def _demonstrations(self, pool: Sequence[scenes.Concept]) -> list[Demonstration]:
-        rng = self._rng("demonstrations")
+    def _documents(self) -> list[Document]:
+        pool = scenes.trained()
+        sentences, _ = documents.sentence_documents(self._rng("sentences"))
+        dialogues, _ = documents.dialogue_documents(self.languages)
+        texts = documents.word_documents(self.words, self._rng("words")) + sentences + dialogues
+        texts += documents.concept_documents()
+        tell = questions.description if self.described else documents.sketch
+        texts += documents.scene_documents(self.descriptions, self._rng("descriptions"), pool, self.languages, tell)
+        texts += documents.page_documents(self.pages, self._rng("pages"), pool, self.languages)
+        self._rng("order").shuffle(texts)
+        return texts
+
+    def _documents_heldout(self) -> list[Document]:
+        _, sentences = documents.sentence_documents(self._rng("sentences"))
+        _, dialogues = documents.dialogue_documents(self.languages)
+        return sentences + dialogues
+
+    def _captions(self) -> list[Document]:
+        return documents.caption_documents(self.captions, self._rng("captions"), scenes.trained())
+
+    def _demonstrations(self) -> list[Demonstration]:
+        rng, pool = self._rng("demonstrations"), scenes.trained()
         found = []
         for index in range(self.pictures):
             language = self._language(index // 2)
@@ -117,13 +136,13 @@ class Data(Stage):
         rng.shuffle(found)
         return found
 
-    def _presence(self, pool: Sequence[scenes.Concept]) -> Iterator[Demonstration]:
-        rng = self._rng("presence")
+    def _presence(self) -> Iterator[Demonstration]:
+        rng, pool = self._rng("presence"), scenes.trained()
         for index in range(self.presence):
             yield instruct.one_round(rng, self._language(index), pool, instruct.ROUNDS["presence"])
 
-    def _places(self, pool: Sequence[scenes.Concept]) -> Iterator[Demonstration]:
-        rng = self._rng("places")
+    def _places(self) -> Iterator[Demonstration]:
+        rng, pool = self._rng("places"), scenes.trained()
         for index in range(self.places):
             yield _round(instruct.PLACES, rng, self._language(index), pool)
 
@@ -134,8 +153,8 @@ class Data(Stage):
             chinese, english = rng.choice(pairs) if index % 5 == 0 else rng.choice(words)[::-1]
             yield instruct.as_demonstration(questions.ask_word(english, chinese, rng, self._language(index)), rng)
 
-    def _prompts(self, pool: Sequence[scenes.Concept]) -> Iterator[Prompt]:
-        rng = self._rng("prompts")
+    def _prompts(self) -> Iterator[Prompt]:
+        rng, pool = self._rng("prompts"), scenes.trained()
         words = [word for word in _words() if not documents.is_heldout_word(word[1])]
         for index in range(self.prompts):
             language = self._language(index)
@@ -145,7 +164,7 @@ class Data(Stage):
                 scene = scenes.compose(rng, pool)
                 yield instruct.as_prompt(_any_question(scene, rng, language, pool), "train", scene, self._show)
 
-    def _heldout(self, pool: Sequence[scenes.Concept]) -> Iterator[Prompt]:
+    def _heldout(self) -> Iterator[Prompt]:
         """Every split of every task in every language."""
         tasks = [task for task in questions.PICTURE_TASKS if task != questions.HELDOUT_TASK]
         plan = [("composition", task) for task in tasks] + [("phrasing", task) for task in tasks]
@@ -154,7 +173,7 @@ class Data(Stage):
         for split, task in plan:
             for language in self.languages:
                 rng = self._rng(f"{split} {task} {language}")
-                some = scenes.unseen() if split == "concept" else pool
+                some = scenes.unseen() if split == "concept" else scenes.trained()
                 for index in range(self.evaluation):
                     question, scene = _test(split, task, language, index, rng, some)
                     yield instruct.as_prompt(question, split, scene, self._show)
@@ -195,7 +214,12 @@ def _translation_test(words: list[tuple[str, str]], rng: random.Random, language
     return replace(prompt, choices=tuple(choices), score="choice")
 
 
-def _save_examples(prompts: list[Prompt], folder: Path) -> None:
+def _write(out: Path, file: tuple[str, Callable[[], Iterable[Record]]]) -> None:
+    name, make = file
+    save(make(), out / f"{name}.parquet")
+
+
+def _save_examples(prompts: Sequence[Prompt], folder: Path) -> None:
     """The first picture of every task as a file, to show to the assistant in a chat."""
     folder.mkdir(exist_ok=True)
     for prompt in reversed(prompts):

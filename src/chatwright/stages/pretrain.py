@@ -13,6 +13,7 @@ from chatwright.data.store import load
 from chatwright.models import build
 from chatwright.objectives.language.causal import CausalLanguageModel
 from chatwright.stages.base import Stage
+from chatwright.stages.workers import render_rows
 from chatwright.training import distributed
 from chatwright.training.loop import Training, fit
 
@@ -52,7 +53,8 @@ class Pretrain(Stage):
     def run(self, out: Path) -> None:
         torch.manual_seed(self.seed)
         renderer = Renderer.load(self.tokenizer / "model")
-        rows = [row for row in map(renderer.document, load(self.documents, Document)) if len(row) <= self.length]
+        rows = render_rows(renderer.document, load(self.documents, Document))
+        rows = [row for row in rows if len(row) <= self.length]
         model = build.decoder(renderer.tokenizer, self.width, self.depth, self.heads, self.length)
         steps = max(1, round(self.epochs * len(rows) / self.batch_size))
         loader = Batches(rows, renderer.collate, self.batch_size, steps, self.seed, self.micro_batch, lengths_of(rows))

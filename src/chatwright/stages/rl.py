@@ -3,6 +3,7 @@
 import copy
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,6 +27,7 @@ from chatwright.objectives.feedback.methods import ONLINE, check, make
 from chatwright.stages.answering import Published
 from chatwright.stages.base import Stage
 from chatwright.stages.experience import RESAMPLES, Experience
+from chatwright.stages.workers import render_rows
 from chatwright.training import distributed
 from chatwright.training.loop import Training, fit
 
@@ -199,8 +201,9 @@ class RL(Stage):
         records = load(self.prompts, Prompt)
         rounds = self.iterations * (1 + RESAMPLES * ONLINE[self.method].resamples)
         order = np.random.default_rng(self.seed).permutation(len(records))[: rounds * self.rollouts // self.group]
-        asked = [(records[int(i)], renderer.prompt(records[int(i)].messages)) for i in order]
-        kept = [(record, row) for record, row in asked if len(row) <= self.max_length]
+        asked = [records[int(i)] for i in order]
+        rows = render_rows(partial(_prompt, renderer), asked)
+        kept = [(record, row) for record, row in zip(asked, rows, strict=True) if len(row) <= self.max_length]
         if not kept:
             raise ChatwrightError(f"{self.prompts}: no prompt within max_length={self.max_length}; raise it")
         return [record for record, _ in kept], [row for _, row in kept]
@@ -211,8 +214,12 @@ class RL(Stage):
         documents = load(self.pretraining, Document)
         most = self.iterations * self.epochs * self.minibatches * self.pretraining_batch
         order = np.random.default_rng(self.seed).permutation(len(documents))[:most]
-        rows = [renderer.document(documents[int(i)]) for i in order]
+        rows = render_rows(renderer.document, [documents[int(i)] for i in order])
         kept = [row for row in rows if len(row) <= self.max_length]
         if not kept:
             raise ChatwrightError(f"{self.pretraining}: no document within max_length={self.max_length}; raise it")
         return kept
+
+
+def _prompt(renderer: Renderer, record: Prompt) -> Rendered:
+    return renderer.prompt(record.messages)

@@ -1,6 +1,7 @@
 """Supervised fine-tuning on demonstrations: the survey's instruction tuning, for text and pictures alike."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,6 +10,7 @@ import torch
 from chatwright.data.batches import Batches, lengths_of
 from chatwright.data.records import Demonstration
 from chatwright.data.render import Renderer
+from chatwright.data.rendered import Rendered
 from chatwright.data.store import load
 from chatwright.errors import ChatwrightError
 from chatwright.models.adapters import Adapter, adapt
@@ -16,6 +18,7 @@ from chatwright.models.eyes import freeze_eye, restore_eye
 from chatwright.models.load import checkpoint_of, load_model
 from chatwright.objectives.language.causal import CausalLanguageModel
 from chatwright.stages.base import Stage
+from chatwright.stages.workers import render_rows
 from chatwright.terminal import console
 from chatwright.training import distributed
 from chatwright.training.loop import Training, fit
@@ -63,11 +66,8 @@ class SFT(Stage):
         folder = checkpoint_of(self.model)
         renderer = self.adapter.prepare(Renderer.load(folder))
         demonstrations = load(self.demonstrations, Demonstration)
-        count = min(self.limit, len(demonstrations)) if self.limit else len(demonstrations)
-        rows = [
-            renderer.demonstration(one.messages, last=one.meta.get("learn") == "last")
-            for one in (demonstrations[i] for i in range(count))
-        ]
+        some = demonstrations[: self.limit] if self.limit else demonstrations
+        rows = render_rows(partial(_learned, renderer), some)
         kept = [row for row in rows if len(row) <= self.max_length]
         if len(kept) < len(rows):
             console.print(
@@ -94,3 +94,7 @@ class SFT(Stage):
         if adapted:
             adapted.finish(out / "adapter")
         objective.save(out / "model")
+
+
+def _learned(renderer: Renderer, one: Demonstration) -> Rendered:
+    return renderer.demonstration(one.messages, last=one.meta.get("learn") == "last")

@@ -49,7 +49,7 @@ def test_the_work_is_done_by_others():
 
 def test_a_bad_row_is_the_same_line_as_in_one_process(renderer):
     records = [*dialogues(workers.FEW_ROWS), [Message.of("user", "Nobody answers.")]]
-    with pytest.raises(ChatwrightError, match="^a demonstration without an assistant turn teaches nothing; add the"):
+    with pytest.raises(ChatwrightError, match=r"^a demonstration without an assistant turn teaches nothing; add the"):
         workers.render_rows(renderer.demonstration, records)
 
 

@@ -54,11 +54,21 @@ def test_every_token_attends_to_its_own_row_up_to_itself():
     width = max(map(len, rows))
     packing = pack(rows, [{}] * len(rows), {MARK}, width)
     assert len(packing.tokens) < sum(map(len, rows))
-    seen = {}
-    for block in packing.blocks:
-        for queries, keys, mask in zip(block.queries, block.keys, block.mask, strict=True):
-            for query, sees in zip(queries.tolist(), mask, strict=True):
-                seen.setdefault(query, set()).add(tuple(keys[sees].tolist()))
+    assert packing.asked is None and packing.queries[packing.asking].tolist() == list(range(len(packing.tokens)))
+    seen, asking, asked = {}, iter(packing.queries.tolist()), iter(packing.keys.tolist())
+    for mask in packing.masks:
+        count, width, length = mask.shape
+        queries = [[next(asking) for _ in range(width)] for _ in range(count)]
+        keys = torch.tensor([[next(asked) for _ in range(length)] for _ in range(count)])
+        for row, around, sees in zip(queries, keys, mask, strict=True):
+            for query, some in zip(row, sees, strict=True):
+                seen.setdefault(query, set()).add(tuple(around[some].tolist()))
+    assert not [*asking, *asked]
     for number, row in enumerate(rows):
         for place in range(len(row)):
             assert seen[int(packing.index[number, place])] == {tuple(packing.index[number, : place + 1].tolist())}
+
+
+def test_where_no_rows_share_tokens_each_is_among_the_keys_once():
+    packing = pack([[1, 2, 3], [4, 5], [6], [7, 8, 9, 10, 11]], [{}] * 4, set(), 5)
+    assert len(packing.masks) > 1 and packing.keys[packing.asked].tolist() == list(range(11))

@@ -2,7 +2,7 @@
 
 All rows of a batch become one sequence, so that no linear layer computes padding. A row that begins as the row before
 it (the responses to one prompt) adds only what is its own: the prompt and its pictures are computed once for all of
-its responses. No token sees another row; attention goes by `Block`.
+its responses. No token sees another row: rows of like length attend together, each to itself.
 """
 
 from collections.abc import Sequence
@@ -18,39 +18,35 @@ STEP = 1.5  # how much longer than the shortest row of a block the longest may b
 
 
 @dataclass
-class Block:
-    """N rows whose tokens attend alike: Q are those of a row that stand in the sequence for it alone, K all it sees.
-
-    queries: [N, Q], keys: [N, K], places in the sequence. mask: [N, Q, K], True where a query sees a key.
-    """
-
-    queries: Tensor
-    keys: Tensor
-    mask: Tensor
-
-
-@dataclass
 class Packing:
     """B rows of at most T tokens as one sequence of S.
 
     tokens: [S], for each of the sequence its place in the flattened batch [B * T]. index: [B, T], for each of the batch
-    its place in the sequence; padding points at the first. blocks: how they attend. outputs: [S], for each token of the
-    sequence where it is among the flattened queries of all blocks. media: of every media tensor the entries that
-    belong to the sequence; none where all do. regular: whether the sequence is the flattened batch itself.
+    its place in the sequence; padding points at the first.
+    masks: of each block of N rows that attend together [N, Q, K], True where a query sees a key; Q are the tokens of a
+    row that stand in the sequence for it alone, K all it sees. queries, keys: the places in the sequence of those of
+    all blocks, one block behind the other. asking, asked: [S], where each token of the sequence is among ``queries``
+    and ``keys``; there are no ``asked`` where rows share tokens, which are among the keys more than once.
+    media: of every media tensor the entries that belong to the sequence; none where all do. regular: whether the
+    sequence is the flattened batch itself.
     """
 
     tokens: Tensor
     index: Tensor
-    blocks: list[Block]
-    outputs: Tensor
+    masks: list[Tensor]
+    queries: Tensor
+    keys: Tensor
+    asking: Tensor
+    asked: Tensor | None
     media: dict[str, Tensor]
     regular: bool
 
     def to(self, device: torch.device) -> Self:
-        blocks = [Block(*(getattr(block, one.name).to(device) for one in fields(block))) for block in self.blocks]
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {k: value.to(device) for k, value in values.items() if isinstance(value, Tensor)}
+        masks = [mask.to(device) for mask in self.masks]
         media = {name: entries.to(device) for name, entries in self.media.items()}
-        moved = {name: getattr(self, name).to(device) for name in ("tokens", "index", "outputs")}
-        return replace(self, blocks=blocks, media=media, **moved)
+        return replace(self, masks=masks, media=media, **moved)
 
     def inputs(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """``input_ids`` and ``position_ids`` [1, S] and the media that belong to them, of the batch that was packed."""
@@ -79,21 +75,33 @@ def pack(ids: Sequence[Sequence[int]], media: Sequence[dict[str, Tensor]], marks
     index[own] = np.arange(owned.sum())
     for b, begin in enumerate(begins):
         index[b, :begin] = index[b - 1, :begin]
-    blocks, outputs, before = [], np.zeros(owned.sum(), dtype=np.int64), 0
+    masks: list[Tensor] = []
+    queries: list[np.ndarray] = []
+    keys: list[np.ndarray] = []
+    asking, asked = np.zeros((2, owned.sum()), dtype=np.int64)
     # Rows of like length attend together, those that have all of themselves apart from those that share a beginning.
     kinds = (begins > 0) * 100 + np.ceil(np.log(lengths) / np.log(STEP)).astype(int)
     for chosen in (np.flatnonzero(kinds == kind) for kind in np.unique(kinds)):
-        block = _block(index, starts[chosen], begins[chosen], lengths[chosen], chosen)
-        inside = np.arange(block.queries.shape[1]) < owned[chosen][:, None]
-        outputs[block.queries.numpy()[inside]] = before + np.flatnonzero(inside)
-        before += inside.size
-        blocks.append(block)
+        begin, length = begins[chosen, None], lengths[chosen, None]
+        query, key = places[: owned[chosen].max()], places[: length.max()]
+        # Queries beyond the end of a row, of which nothing is used, are its last token once more.
+        position = np.minimum(begin + query, length - 1)
+        masks.append(torch.from_numpy((key <= position[:, :, None]) & (key < length[:, :, None])))
+        for some, inside, known, where in (
+            (queries, begin + query < length, starts[chosen, None] + position - begin, asking),
+            (keys, key < length, index[chosen, : len(key)], asked),
+        ):
+            where[known[inside]] = sum(map(len, some)) + np.flatnonzero(inside)
+            some.append(known.flatten())
     names = {name for one in media for name in one} if begins.any() else set()
     return Packing(
         torch.from_numpy(np.flatnonzero(own)),
         torch.from_numpy(index),
-        blocks,
-        torch.from_numpy(outputs),
+        masks,
+        torch.from_numpy(np.concatenate(queries)),
+        torch.from_numpy(np.concatenate(keys)),
+        torch.from_numpy(asking),
+        None if begins.any() else torch.from_numpy(asked),
         {name: _entries(media, name, begins) for name in names},
         regular=bool(own.all()),
     )
@@ -113,15 +121,6 @@ def _in_common(rows: Sequence[np.ndarray], media: Sequence[dict[str, Tensor]], m
         if not equal or np.isin(row[count:], list(marks)).any():
             return 0
     return count if count >= WORTH else 0
-
-
-def _block(index: np.ndarray, starts: np.ndarray, begins: np.ndarray, lengths: np.ndarray, rows: np.ndarray) -> Block:
-    query, key = np.arange((lengths - begins).max()), np.arange(lengths.max())
-    # Queries beyond the end of a row, of which nothing is used, are its last token once more.
-    position = np.minimum(begins[:, None] + query, lengths[:, None] - 1)
-    mask = (key <= position[:, :, None]) & (key < lengths[:, None, None])
-    queries = starts[:, None] + position - begins[:, None]
-    return Block(*(torch.from_numpy(array) for array in (queries, index[rows, : len(key)], mask)))
 
 
 def _entries(media: Sequence[dict[str, Tensor]], name: str, begins: np.ndarray) -> Tensor:

@@ -63,46 +63,64 @@ def packed_attention(
         )
         return out, None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    states = [one[0].transpose(0, 1) for one in (query, key, value)]  # [S, H or G, D], as they lie in memory
     if packing.regular:
-        (block,) = packing.blocks
-        rows = block.queries.shape
-        query, key, value = (one[0].unflatten(1, rows) for one in (query, key, value))
-        out = _attend(query, key, value, block.mask, scale, dropout).flatten(1, 2)
-    else:
-        parts = []
-        for block in packing.blocks:
-            asking, asked, told = _at(query, block.queries), _at(key, block.keys), _at(value, block.keys)
-            parts.append(_attend(asking, asked, told, block.mask, scale, dropout).flatten(1, 2))
-        out = torch.cat(parts, 1).index_select(1, packing.outputs)
-    return out.transpose(0, 1).unsqueeze(0), None
+        (mask,) = packing.masks
+        query, key, value = (one.unflatten(0, mask.shape[:2]) for one in states)
+        return _attend(query, key, value, mask, scale, dropout).flatten(0, 1).unsqueeze(0), None
+    asking = _at(states[0], packing.queries, packing.asking)
+    asked, told = (_at(one, packing.keys, packing.asked) for one in states[1:])
+    counts = [[mask.shape[0] * mask.shape[axis] for mask in packing.masks] for axis in (1, 2)]
+    parts = zip(asking.split(counts[0]), asked.split(counts[1]), told.split(counts[1]), packing.masks, strict=True)
+    out = []
+    for query, key, value, mask in parts:
+        query, key, value = (one.unflatten(0, (len(mask), -1)) for one in (query, key, value))
+        out.append(_attend(query, key, value, mask, scale, dropout).flatten(0, 1))
+    return torch.cat(out).index_select(0, packing.asking).unsqueeze(0), None
 
 
-def _at(states: Tensor, places: Tensor) -> Tensor:
-    """[1, H, S, D] at places [N, T] -> [H, N, T, D]."""
-    return states[0].index_select(1, places.flatten()).unflatten(1, places.shape)
+def _at(states: Tensor, places: Tensor, back: Tensor | None) -> Tensor:
+    """[S, H, D] at places [M] -> [M, H, D]; ``back`` [S] is where each is used, if it is used only once."""
+    return states.index_select(0, places) if back is None else _Rearranged.apply(states, places, back)
+
+
+class _Rearranged(torch.autograd.Function):
+    """States at places, with a gradient that is looked up where they are used: to add it up takes many times as long.
+
+    What stands at other places than ``back`` is padding, whose gradient is zero.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, places: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(back)
+        return states.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return grads[0].index_select(0, *ctx.saved_tensors), None, None
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, dropout: float) -> Tensor:
-    """[H, N, Q, D] of queries [H, N, Q, D], keys and values [G, N, K, D], and a mask [N, Q, K]."""
-    heads, groups = len(query), len(key)
-    if query.device.type != "cpu" or key.shape[2] > SHORT:
+    """[N, Q, H, D] of queries [N, Q, H, D], keys and values [N, K, G, D], and a mask [N, Q, K]."""
+    heads, groups = query.shape[2], key.shape[2]
+    if query.device.type != "cpu" or key.shape[1] > SHORT:
         out = F.scaled_dot_product_attention(
-            query.transpose(0, 1),
-            key.transpose(0, 1),
-            value.transpose(0, 1),
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
             mask.unsqueeze(1),
             dropout,
             scale=scale,
             enable_gqa=heads > groups,
         )
-        return out.transpose(0, 1)
+        return out.transpose(1, 2)
     # The queries of all heads that share their keys stand one below the other: no key is copied.
-    together = query.unflatten(0, (groups, -1)).transpose(1, 2).flatten(2, 3)
-    scores = (together * scale) @ key.transpose(-1, -2)
-    scores = scores.unflatten(2, (heads // groups, -1)).masked_fill(~mask.unsqueeze(1), float("-inf"))
+    together = query.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    scores = (together * scale) @ key.permute(0, 2, 3, 1)
+    scores.masked_fill_(~mask.repeat(1, heads // groups, 1).unsqueeze(1), float("-inf"))
     weights = F.dropout(scores.softmax(-1, dtype=torch.float32), dropout).to(value.dtype)
-    out = weights.flatten(2, 3) @ value
-    return out.unflatten(2, (heads // groups, -1)).transpose(1, 2).flatten(0, 1)
+    out = weights @ value.transpose(1, 2)
+    return out.unflatten(2, (heads // groups, -1)).permute(0, 3, 1, 2, 4).flatten(2, 3)
 
 
 AttentionInterface.register(PACKED, packed_attention)

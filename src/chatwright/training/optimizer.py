@@ -8,6 +8,7 @@ from torch import nn
 
 from chatwright.errors import ChatwrightError
 from chatwright.objectives.base import Objective
+from chatwright.training.muon import Muon
 
 
 def make_optimizers(
@@ -19,9 +20,7 @@ def make_optimizers(
 
     Args:
         objective: what is trained; parameters without ``requires_grad`` are left alone.
-        name: "adamw" (Loshchilov and Hutter, https://arxiv.org/abs/1711.05101) or "muon"
-            (Jordan et al., https://kellerjordan.github.io/posts/muon; scaled so that AdamW's learning rates carry over,
-            Liu et al., https://arxiv.org/abs/2502.16982).
+        name: "adamw" (Loshchilov and Hutter, https://arxiv.org/abs/1711.05101) or "muon" (`chatwright.training.muon`).
         learning_rate: at its peak.
         weight_decay: of matrices only; norms, biases and embeddings are not decayed.
     """
@@ -46,9 +45,7 @@ def make_optimizers(
         optimizers.append(torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=True))
     if hidden:
         groups = [{"params": some, "factor": factor} for factor, some in hidden.items()]
-        optimizers.append(
-            torch.optim.Muon(groups, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-        )
+        optimizers.append(Muon(groups, learning_rate, weight_decay))
     return optimizers
 
 

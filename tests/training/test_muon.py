@@ -1,0 +1,27 @@
+"""Muon against PyTorch's, which takes one matrix after the other."""
+
+import torch
+from torch import nn
+
+from chatwright.training.muon import Muon
+
+
+def test_the_same_steps_as_pytorch_to_the_bit():
+    torch.manual_seed(0)
+    shapes = [(24, 24), (12, 24), (24, 24), (64, 24), (24, 64), (64, 24), (24, 24)]
+    starts = [torch.randn(shape) for shape in shapes]
+    ours, theirs = ([nn.Parameter(start.clone()) for start in starts] for _ in range(2))
+    idle = nn.Parameter(torch.ones(24, 24))
+    optimizers = [
+        Muon([{"params": [idle, *ours]}], 1e-2, 0.01),
+        torch.optim.Muon([idle, *theirs], 1e-2, 0.01, adjust_lr_fn="match_rms_adamw"),
+    ]
+    for _ in range(4):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = torch.randn_like(one) * torch.randn(one.shape[1]).exp()
+            other.grad = one.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, other, start in zip(ours, theirs, starts, strict=True):
+        assert torch.equal(one, other) and not torch.equal(one, start)
+    assert torch.equal(idle, torch.ones(24, 24))

@@ -25,6 +25,7 @@ from chatwright.training.activations import checkpointed
 from chatwright.training.checkpoint import Checkpoints
 from chatwright.training.distributed import Spread
 from chatwright.training.optimizer import make_optimizers, schedule
+from chatwright.training.precision import autocast, choose, lowered
 from chatwright.training.progress import Bar
 
 
@@ -86,9 +87,6 @@ def fit(objective: Objective, loader: Loader, settings: Training, out: Path, tit
         step, tokens = _resume(checkpoints, spread.objective, optimizers, loader)
         logged = _logged(log, title)
         precision = ""
-        # The cast weights of a pass without gradients, kept, would get theirs after FSDP2 has added up the layer's, and
-        # a layer that is computed once more would find others than it had.
-        kept = distributed.size() == 1 and settings.activation_checkpointing == "none"
         sums: dict[str, list[Tensor]] = defaultdict(list)
         weights: list[Tensor] = []
         saved = begun = time.monotonic()
@@ -97,15 +95,16 @@ def fit(objective: Objective, loader: Loader, settings: Training, out: Path, tit
             for micro_batches in loader:
                 read = sum(_count(batch) for batch in micro_batches if not batch.get("repeated"))
                 micro_batches = [to_device(batch, device) for batch in micro_batches]
-                precision = precision or _choose_precision(settings.precision, state, spread, micro_batches[0])
+                precision = precision or choose(settings.precision, state, spread, micro_batches[0], device)
                 totals = {"loss": (torch.zeros((), device=device), torch.zeros((), device=device))}
-                for batch in micro_batches:
-                    counts = not batch.pop("repeated", False)
-                    with torch.autocast(device.type, torch.bfloat16, precision == "bf16", kept):
-                        loss = spread(batch)
-                    (loss.total if counts else 0 * loss.total).backward()
-                    if counts:
-                        _add(totals, {"loss": (loss.total.detach(), loss.weight), **loss.metrics})
+                with lowered(spread, precision):
+                    for batch in micro_batches:
+                        counts = not batch.pop("repeated", False)
+                        with autocast(precision, device):
+                            loss = spread(batch)
+                        (loss.total if counts else 0 * loss.total).backward()
+                        if counts:
+                            _add(totals, {"loss": (loss.total.detach(), loss.weight), **loss.metrics})
                 due = time.monotonic() - saved > max(settings.checkpoint_seconds, 20 * cost) and not checkpoints.busy
                 read, stopping, due = _over_processes(read, bool(stop), due)
                 weight = distributed.total(totals["loss"][1].float().clone())
@@ -174,43 +173,6 @@ def best_device() -> torch.device:
 
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     return {key: value.to(device) if isinstance(value, Tensor | Packing) else value for key, value in batch.items()}
-
-
-def _choose_precision(setting: str, state: Path, spread: Spread, batch: dict[str, Any]) -> str:
-    """Settle "auto" once a run; remembered on disk, so that a resumed run computes the same."""
-    if setting not in ("auto", "fp32", "bf16"):
-        raise ChatwrightError(f"precision {setting!r} is not known; use auto, fp32 or bf16")
-    if setting != "auto":
-        return setting
-    if best_device().type != "cpu":
-        return "bf16"
-    memo = state / "precision"
-    chosen = distributed.agreed(memo.read_text() if memo.exists() else "")
-    if not chosen:
-        chosen = distributed.agreed(_faster_precision(spread, batch))
-        if distributed.first():
-            write(memo, chosen)
-    return chosen
-
-
-def _faster_precision(spread: Spread, batch: dict[str, Any]) -> str:
-    batch = {name: value for name, value in batch.items() if name != "repeated"}
-    buffers = {name: buffer.clone() for name, buffer in spread.named_buffers()}
-    random = torch.get_rng_state()
-    seconds = {"fp32": math.inf, "bf16": math.inf}
-    for _ in range(3):
-        for choice in seconds:
-            begun = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16, enabled=choice == "bf16"):
-                loss = spread(batch)
-            loss.total.backward()
-            seconds[choice] = min(seconds[choice], time.perf_counter() - begun)
-    spread.zero_grad(set_to_none=True)
-    with torch.no_grad():
-        for name, buffer in spread.named_buffers():
-            buffer.copy_(buffers[name])
-    torch.set_rng_state(random)
-    return "bf16" if seconds["bf16"] < 0.9 * seconds["fp32"] else "fp32"
 
 
 def _trained(objective: Objective) -> dict[str, Tensor]:

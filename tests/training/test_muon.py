@@ -1,12 +1,15 @@
 """Muon against PyTorch's, which takes one matrix after the other."""
 
+import pytest
 import torch
 from torch import nn
 
-from chatwright.training.muon import Muon
+from chatwright.training import muon
+from chatwright.training.muon import Muon, orthogonal
 
 
-def test_the_same_steps_as_pytorch_to_the_bit():
+def test_the_same_steps_as_pytorch_to_the_bit(monkeypatch):
+    monkeypatch.setattr(muon, "multiplies_bf16", lambda device: True)
     torch.manual_seed(0)
     shapes = [(24, 24), (12, 24), (24, 24), (64, 24), (24, 64), (64, 24), (24, 24)]
     starts = [torch.randn(shape) for shape in shapes]
@@ -25,3 +28,13 @@ def test_the_same_steps_as_pytorch_to_the_bit():
     for one, other, start in zip(ours, theirs, starts, strict=True):
         assert torch.equal(one, other) and not torch.equal(one, start)
     assert torch.equal(idle, torch.ones(24, 24))
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_singular_values_come_near_one(monkeypatch, bf16):
+    monkeypatch.setattr(muon, "multiplies_bf16", lambda device: bf16)
+    torch.manual_seed(0)
+    found = orthogonal(torch.randn(2, 24, 64))
+    assert found.dtype == (torch.bfloat16 if bf16 else torch.float32)
+    values = torch.linalg.svdvals(found.float())
+    assert 0.6 < values.min() and values.max() < 1.3

@@ -1,4 +1,4 @@
-"""In which numbers a model answers fastest."""
+"""In which numbers a model computes fastest."""
 
 import math
 import time
@@ -14,6 +14,15 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.bfloat16}
 WIDTH = 1024  # of the trial's matrices
 
 
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 in hardware. A processor that does not takes a hundred times as long as for
+    fp32, too long even for a trial."""
+    if device.type != "cpu":
+        return True
+    known = torch.cpu.get_capabilities()
+    return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+
+
 def dtype_of(precision: str, device: torch.device, rows: int) -> torch.dtype:
     """The dtype for a model that writes so many answers together.
 
@@ -25,7 +34,7 @@ def dtype_of(precision: str, device: torch.device, rows: int) -> torch.dtype:
         ChatwrightError: it is none of them.
     """
     if precision == "auto":
-        return torch.bfloat16 if device.type != "cpu" else _faster(rows)
+        return torch.bfloat16 if device.type != "cpu" or (multiplies_bf16(device) and _faster(rows)) else torch.float32
     if precision not in DTYPES:
         raise ChatwrightError(f"precision {precision!r} is not known; use auto, fp32, bf16 or int8")
     return DTYPES[precision]
@@ -45,8 +54,8 @@ def cast(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def _faster(rows: int) -> torch.dtype:
-    """Whichever multiplies a batch with a feed-forward layer faster; the best of several trials each, in turn."""
+def _faster(rows: int) -> bool:
+    """Whether bf16 multiplies a batch with a feed-forward layer faster; the best of several trials each, in turn."""
     seconds = dict.fromkeys((torch.float32, torch.bfloat16), math.inf)
     weights = {dtype: torch.zeros(4 * WIDTH, WIDTH, dtype=dtype) for dtype in seconds}
     for _ in range(10):
@@ -55,4 +64,4 @@ def _faster(rows: int) -> torch.dtype:
             begun = time.perf_counter()
             torch.nn.functional.linear(batch, weight)
             seconds[dtype] = min(seconds[dtype], time.perf_counter() - begun)
-    return torch.bfloat16 if seconds[torch.bfloat16] < 0.9 * seconds[torch.float32] else torch.float32
+    return seconds[torch.bfloat16] < 0.9 * seconds[torch.float32]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from chatwright.models.precision import multiplies_bf16
 from chatwright.training import distributed
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -20,7 +21,8 @@ TOGETHER = 2**22  # elements; larger matrices fill the machine one by one
 
 
 class Muon(torch.optim.Optimizer):
-    """What `torch.optim.Muon` with ``adjust_lr_fn="match_rms_adamw"`` does, to the bit, matrices of one shape at once.
+    """What `torch.optim.Muon` with ``adjust_lr_fn="match_rms_adamw"`` does, matrices of one shape at once; to the bit on
+    devices that multiply bf16, in which it computes; on others in fp32.
 
     Args:
         groups: of matrices [M, N]; those of several processes are orthogonalised whole, by each process.
@@ -61,10 +63,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """[B, M, N] with their singular values brought near 1 by Newton-Schulz iterations, in bf16."""
+    """[B, M, N] with their singular values brought near 1 by Newton-Schulz iterations, in bf16 where the device has it."""
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
-    states = matrices.bfloat16()
+    states = matrices.bfloat16() if multiplies_bf16(matrices.device) else matrices.float()
     states = states.mT if tall else states
     lengths = torch.stack([one.norm() for one in states])
     states = states / lengths.clamp(min=1e-7)[:, None, None]

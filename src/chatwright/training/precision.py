@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from chatwright.errors import ChatwrightError
 from chatwright.files import write
+from chatwright.models.precision import multiplies_bf16
 from chatwright.training import distributed
 from chatwright.training.distributed import Spread
 
@@ -76,7 +77,8 @@ def choose(setting: str, state: Path, spread: Spread, batch: dict[str, Any], dev
     memo = state / "precision"
     chosen = distributed.agreed(memo.read_text() if memo.exists() else "")
     if not chosen:
-        chosen = distributed.agreed(_faster(spread, batch, device))
+        faster = _faster(spread, batch, device) if multiplies_bf16(device) else "fp32"
+        chosen = distributed.agreed(faster)
         if distributed.first():
             write(memo, chosen)
     return chosen
@@ -84,8 +86,6 @@ def choose(setting: str, state: Path, spread: Spread, batch: dict[str, Any], dev
 
 def _faster(spread: Spread, batch: dict[str, Any], device: torch.device) -> str:
     """Whichever computes a loss and its gradients faster; nothing of the trial stays."""
-    if _product_seconds(torch.bfloat16, device) > _product_seconds(torch.float32, device):
-        return "fp32"  # A processor without bf16 would take minutes for one loss.
     batch = {name: value for name, value in batch.items() if name != "repeated"}
     buffers = {name: buffer.clone() for name, buffer in spread.named_buffers()}
     random = torch.get_rng_state()
@@ -104,13 +104,3 @@ def _faster(spread: Spread, batch: dict[str, Any], device: torch.device) -> str:
             buffer.copy_(buffers[name])
     torch.set_rng_state(random)
     return "bf16" if seconds["bf16"] < 0.9 * seconds["fp32"] else "fp32"
-
-
-def _product_seconds(dtype: torch.dtype, device: torch.device) -> float:
-    matrix = torch.ones(256, 256, dtype=dtype, device=device)
-    seconds = []
-    for _ in range(3):
-        begun = time.perf_counter()
-        matrix @ matrix
-        seconds.append(time.perf_counter() - begun)
-    return min(seconds)

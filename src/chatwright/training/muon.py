@@ -21,8 +21,8 @@ TOGETHER = 2**22  # elements; larger matrices fill the machine one by one
 
 
 class Muon(torch.optim.Optimizer):
-    """What `torch.optim.Muon` with ``adjust_lr_fn="match_rms_adamw"`` does, matrices of one shape at once; to the bit on
-    devices that multiply bf16, in which it computes; on others in fp32.
+    """What `torch.optim.Muon` with ``adjust_lr_fn="match_rms_adamw"`` does, matrices of one shape at once: to the bit
+    on devices that multiply bf16, in which it computes; on others in fp32.
 
     Args:
         groups: of matrices [M, N]; those of several processes are orthogonalised whole, by each process.
@@ -63,7 +63,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """[B, M, N] with their singular values brought near 1 by Newton-Schulz iterations, in bf16 where the device has it."""
+    """[B, M, N] with their singular values brought near 1 by Newton-Schulz iterations; in bf16 if the device has it."""
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
     states = matrices.bfloat16() if multiplies_bf16(matrices.device) else matrices.float()

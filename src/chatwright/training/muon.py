@@ -1,4 +1,4 @@
-"""Muon: momentum that is made orthogonal before it is taken.
+"""Muon: momentum that is made orthogonal before it is taken; the kernels of a convolution as one matrix.
 
 Jordan et al., https://kellerjordan.github.io/posts/muon; scaled so that AdamW's learning rates carry over (Liu et al.,
 https://arxiv.org/abs/2502.16982).
@@ -25,7 +25,7 @@ class Muon(torch.optim.Optimizer):
     on devices that multiply bf16, in which it computes; on others in fp32.
 
     Args:
-        groups: of matrices [M, N]; those of several processes are orthogonalised whole, by each process.
+        groups: of matrices [M, N] or kernels [M, ...]; those of several processes are orthogonalised whole, by each.
         lr: at its peak. weight_decay: of all of them. momentum: part of it that stays from one step to the next.
     """
 
@@ -56,10 +56,11 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
         updates = torch._foreach_lerp(grads, buffers, group["momentum"])
         whole = torch.stack([_whole(update, like) for update, like in zip(updates, momenta, strict=True)])
-        steps = [_part(step, like) for step, like in zip(orthogonal(whole).to(whole.dtype), momenta, strict=True)]
+        flat = orthogonal(whole.flatten(2)).to(whole.dtype)
+        steps = [_part(step, like) for step, like in zip(flat.reshape(whole.shape), momenta, strict=True)]
         weights = [distributed.local(parameter) for parameter in parameters]
         torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(weights, steps, alpha=-group["lr"] * 0.2 * math.sqrt(max(parameters[0].shape)))
+        torch._foreach_add_(weights, steps, alpha=-group["lr"] * 0.2 * math.sqrt(max(flat.shape[1:])))
 
 
 def orthogonal(matrices: Tensor) -> Tensor:

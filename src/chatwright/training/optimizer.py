@@ -14,7 +14,7 @@ from chatwright.training.muon import Muon
 def make_optimizers(
     objective: Objective, name: str, learning_rate: float, weight_decay: float
 ) -> list[torch.optim.Optimizer]:
-    """AdamW for everything, or Muon for the hidden matrices and AdamW for the rest.
+    """AdamW for everything, or Muon for the hidden matrices and convolutions and AdamW for the rest.
 
     Groups of parameters carry a ``factor`` on the learning rate, which the objective decides.
 
@@ -34,8 +34,8 @@ def make_optimizers(
             continue
         factor = objective.factor(path)
         matrix = parameter.ndim >= 2 and id(parameter) not in embeddings
-        inner = matrix and parameter.ndim == 2 and min(parameter.shape) > 1 and not path.endswith("lm_head.weight")
-        if name == "muon" and inner:
+        rows, columns = (len(parameter), parameter[0].numel()) if matrix else (1, 1)
+        if name == "muon" and min(rows, columns) > 1 and not path.endswith("lm_head.weight"):
             hidden[factor].append(parameter)
         else:
             others[factor, weight_decay if matrix else 0.0].append(parameter)

@@ -1,0 +1,64 @@
+"""What a model sees in each patch of a picture, beside the words that it knows.
+
+The language side stays as pretraining left it, as the image side does in LiT (Zhai et al., https://arxiv.org/abs/2111.07991):
+words are the language model's own embeddings, so that patches come to lie where the model already looks for words.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import FastVlmForConditionalGeneration
+
+from chatwright.data.render import Renderer
+from chatwright.objectives.base import Objective
+
+
+class PatchesAndWords(Objective):
+    """What contrastive objectives share: patches and words as directions, and the scale of their likeness.
+
+    Args:
+        model: the assistant; its eye and projector are trained.
+        renderer: saved beside the model.
+    """
+
+    def __init__(self, model: FastVlmForConditionalGeneration, renderer: Renderer) -> None:
+        super().__init__()
+        self.model, self.renderer = model, renderer
+        embeddings = model.get_input_embeddings().weight.detach()
+        self.centre: Tensor
+        self.register_buffer("centre", embeddings.mean(0), persistent=False)
+        self.log_scale = nn.Parameter(torch.tensor([math.log(1 / 0.07)]))
+
+    def patches(self, pixels: Tensor) -> Tensor:
+        """What the model sees in each patch, of length one: pictures [N, 3, H, W] to [N, P, D]."""
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        return F.normalize((self.model.get_image_features(pixels).pooler_output - self.centre).float(), dim=-1)
+
+    def words(self, present: Tensor) -> Tensor:
+        """The embeddings of the tokens that are ``present``, bool [V], of length one: [W, D]."""
+        return F.normalize((self.model.get_input_embeddings().weight[present] - self.centre).float(), dim=-1)
+
+    def scaled(self, likeness: Tensor) -> Tensor:
+        """Cosines as logits, by a factor that is learned."""
+        return self.log_scale.exp().clamp(max=100) * likeness
+
+    def save(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)
+        self.renderer.save(folder)
+
+
+@torch.no_grad()
+def speak_as_loud(model: FastVlmForConditionalGeneration, pixels: Tensor) -> None:
+    """Scale the projector's output so that a patch is as long as a word, which angles leave open.
+
+    Args:
+        pixels: [N, 3, H, W], some pictures to measure the patches of.
+    """
+    patches = model.get_image_features(pixels).pooler_output
+    factor = model.get_input_embeddings().weight.norm(dim=-1).mean() / patches.norm(dim=-1).mean()
+    last = model.model.multi_modal_projector.linear_2
+    last.weight.mul_(factor)
+    last.bias.mul_(factor)

@@ -64,12 +64,16 @@ def test_filip_brings_pictures_to_their_captions_and_spares_equal_ones(assistant
     assert loss.metrics["accuracy"][0] == 4  # the two equal captions are no negatives of each other
 
 
-def test_patches_are_made_as_long_as_words(assistant):
+def test_patches_come_as_far_from_the_centre_as_words_and_keep_their_angles(assistant, renderer):
     pixels = torch.randn(4, 3, 32, 32)
+    objective = FILIP(assistant, renderer)
+    before = objective.patches(pixels)
     speak_as_loud(assistant, pixels)
-    patches = assistant.get_image_features(pixels).pooler_output.norm(dim=-1).mean()
-    words = assistant.get_input_embeddings().weight.norm(dim=-1).mean()
-    torch.testing.assert_close(patches, words, rtol=1e-3, atol=0)
+    words = assistant.get_input_embeddings().weight
+    patches = assistant.get_image_features(pixels).pooler_output
+    far = [(some - words.mean(0)).norm(dim=-1).mean() for some in (patches, words)]
+    torch.testing.assert_close(*far, rtol=1e-3, atol=0)
+    torch.testing.assert_close(objective.patches(pixels), before)
 
 
 def test_region_contrast_against_a_loop():

@@ -52,13 +52,15 @@ class PatchesAndWords(Objective):
 
 @torch.no_grad()
 def speak_as_loud(model: FastVlmForConditionalGeneration, pixels: Tensor) -> None:
-    """Scale the projector's output so that a patch is as long as a word, which angles leave open.
+    """Scale the projector's output so that patches are as far from the words' centre as words, which angles leave open.
 
     Args:
         pixels: [N, 3, H, W], some pictures to measure the patches of.
     """
+    embeddings = model.get_input_embeddings().weight
+    centre = embeddings.mean(0)
     patches = model.get_image_features(pixels).pooler_output
-    factor = model.get_input_embeddings().weight.norm(dim=-1).mean() / patches.norm(dim=-1).mean()
+    factor = (embeddings - centre).norm(dim=-1).mean() / (patches - centre).norm(dim=-1).mean()
     last = model.model.multi_modal_projector.linear_2
     last.weight.mul_(factor)
-    last.bias.mul_(factor)
+    last.bias.sub_(centre).mul_(factor).add_(centre)

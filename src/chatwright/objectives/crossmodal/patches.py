@@ -4,11 +4,10 @@ The language side stays as pretraining left it, as the image side does in LiT (Z
 words are the language model's own embeddings, so that patches come to lie where the model already looks for words.
 """
 
-import math
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformers import FastVlmForConditionalGeneration
 
@@ -17,7 +16,7 @@ from chatwright.objectives.base import Objective
 
 
 class PatchesAndWords(Objective):
-    """What contrastive objectives share: patches and words as directions, and the scale of their likeness.
+    """What contrastive objectives share: patches and words as directions.
 
     Args:
         model: the assistant; its eye and projector are trained.
@@ -30,7 +29,6 @@ class PatchesAndWords(Objective):
         embeddings = model.get_input_embeddings().weight.detach()
         self.centre: Tensor
         self.register_buffer("centre", embeddings.mean(0), persistent=False)
-        self.log_scale = nn.Parameter(torch.tensor([math.log(1 / 0.07)]))
 
     def patches(self, pixels: Tensor) -> Tensor:
         """What the model sees in each patch, of length one: pictures [N, 3, H, W] to [N, P, D]."""
@@ -40,10 +38,6 @@ class PatchesAndWords(Objective):
     def words(self, present: Tensor) -> Tensor:
         """The embeddings of the tokens that are ``present``, bool [V], of length one: [W, D]."""
         return F.normalize((self.model.get_input_embeddings().weight[present] - self.centre).float(), dim=-1)
-
-    def scaled(self, likeness: Tensor) -> Tensor:
-        """Cosines as logits, by a factor that is learned."""
-        return self.log_scale.exp().clamp(max=100) * likeness
 
     def save(self, folder: Path) -> None:
         self.model.save_pretrained(folder)

@@ -20,6 +20,7 @@ from chatwright.data.render import Renderer
 from chatwright.objectives.base import Loss
 from chatwright.objectives.crossmodal.patches import PatchesAndWords
 
+WORD_SCALE = 14.0  # fixed, or it grows, and patches need not come near their words to tell them apart
 PLACE_WEIGHT = 0.5
 PLACE_SCALE = 10.0  # fixed, and so low that the right row and column each take a fourth of a patch's length
 
@@ -47,7 +48,7 @@ class RegionCLIP(PatchesAndWords):
         patches = self.patches(batch["pixel_values"])
         places = batch["places"].flatten(0, 1)
         present = places.any(0)
-        logits = self.scaled(patches.flatten(0, 1) @ self.words(present).T)
+        logits = WORD_SCALE * patches.flatten(0, 1) @ self.words(present).T
         named = ~places[:, batch["nothing"]]
         regions = region_contrast(logits, places[:, present])
         where = place_contrast(patches, self.directions)

@@ -22,10 +22,7 @@ def test_a_round_asks_bare_questions_and_gives_no_answer_twice():
     heldout = [_pattern(p[-1]) for languages in PHRASINGS.values() for p in languages.values()]
     all_names = {name: [c.name(name) for c in scenes.concepts().values()] for name in LANGUAGES}
     for index in range(600):
-        name, language = (
-            list(instruct.ROUNDS)[index % len(instruct.ROUNDS)],
-            LANGUAGES[index // len(instruct.ROUNDS) % 2],
-        )
+        name, language = list(instruct.ROUNDS)[index % len(instruct.ROUNDS)], LANGUAGES[index // 5 % 2]
         which = instruct.ROUNDS[name]
         talk = instruct.one_round(rng, language, pool, which)
         asked = [message.text for message in talk.messages[::2]]
@@ -36,8 +33,8 @@ def test_a_round_asks_bare_questions_and_gives_no_answer_twice():
         if name != "presence":
             about = [frozenset(truth.found(text, all_names[language])) for text in asked]
             assert len(set(about)) == len(about)
-            assert all(about) or name in ("total", "category")
-    assert set(instruct.EVERYTHING) == set(instruct.ROUNDS) > set(instruct.PLACES) | set(instruct.NUMBERS)
+            assert all(about) or name == "total"
+    assert set(instruct.EVERYTHING) == set(instruct.ROUNDS) > set(instruct.PLACES)
 
 
 def test_conversations_leak_neither_answers_nor_what_is_held_out():

@@ -229,7 +229,7 @@ def caption_documents(number: int, rng: random.Random, pool: Sequence[Concept]) 
     centre in each patch, row by row."""
     found = []
     for index in range(number):
-        scene = compose(rng, list(pool), rng.choices(("single", "several", "pair", "mixed"), (25, 30, 15, 30))[0])
+        scene = compose(rng, list(pool), rng.choices(("single", "several", "pair", "mixed"), (40, 20, 20, 20))[0])
         language = LANGUAGES[index % 2]
         parts = (Part.of_image(scene.image()), Part.of_text(caption(scene, rng, language)))
         patches = [[concept.name(name) for concept in cell for name in LANGUAGES] for cell in patch_concepts(scene)]

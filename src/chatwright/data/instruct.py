@@ -61,15 +61,12 @@ ROUNDS = {
     "presence": Round({"single": 1, "several": 1, "pair": 1, "mixed": 1}, "yes_no", 10),
     "counting": Round({"single": 1, "several": 5, "mixed": 5}, "counting", 5),
     "total": Round({"single": 1, "several": 5, "mixed": 5}, "total", 1),
-    "together": Round({"mixed": 1}, "together", 1),
     "relation": Round({"pair": 2, "mixed": 3}, "relation", 3),
     "place": Round({"single": 1, "pair": 4, "mixed": 5}, "place", 3),
-    "category": Round({"single": 1}, "category", 1),
 }
-# The rounds by weight: where things are, for who knows what is there, how many they are, and then everything.
+# The rounds by weight: where things are, for who knows what is there, and then everything.
 PLACES = {"presence": 4, "relation": 11, "place": 5}
-NUMBERS = {"presence": 3, "relation": 4, "counting": 6, "together": 3, "total": 3}
-EVERYTHING = {"presence": 3, "counting": 6, "together": 1, "total": 2, "relation": 8, "place": 4, "category": 2}
+EVERYTHING = {"presence": 3, "counting": 6, "total": 1, "relation": 8, "place": 4}
 
 
 def one_round(rng: random.Random, language: str, pool: Sequence[Concept], which: Round) -> Demonstration:

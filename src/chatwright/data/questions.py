@@ -15,7 +15,7 @@ from chatwright.data.scenes import CATEGORIES, Concept, Scene, Thing, concepts, 
 LANGUAGES = ("en", "zh")
 REGISTERS = ("bare", "sentence", "detailed")
 HELDOUT_TASK = "comparison"
-DRILLS = ("total", "together", "place")  # steps towards counting and relation; asked in rounds alone, never tested
+DRILLS = ("total", "place")  # steps towards counting and relation; asked in rounds alone, and never tested
 PICTURE_TASKS = ("naming", "category", "counting", "relation", "yes_no", "caption", HELDOUT_TASK)
 
 NUMBERS = {"en": ("one", "two", "three", "four", "five"), "zh": ("一", "两", "三", "四", "五")}
@@ -73,16 +73,6 @@ PHRASINGS: dict[str, dict[str, tuple[str, ...]]] = {
             "What is the number of things in the picture?", "Tell me how many things the picture has.",
         ),
         "zh": ("有几个东西？", "图里有多少个东西？", "请数一数东西。", "东西有几个？", "你能看到多少个东西？"),
-    },
-    "together": {
-        "en": (
-            "How many {a} and {b} are there?", "How many {a} and {b} do you see?", "Count the {a} and {b}.",
-            "What is the number of {a} and {b} in the picture?", "Tell me how many {a} and {b} the picture has.",
-        ),
-        "zh": (
-            "有几个{a}和{b}？", "图里有多少个{a}和{b}？", "请数一数{a}和{b}。", "{a}和{b}有几个？",
-            "你能看到多少个{a}和{b}？",
-        ),
     },
     "place": {
         "en": (
@@ -293,30 +283,14 @@ def _counting(scene: Scene, phrase: _Phrase, pool: Sequence[Concept], avoid: fro
 
 def _total(scene: Scene, phrase: _Phrase, pool: Sequence[Concept], avoid: frozenset[str]) -> Question | None:
     """How many things are there, whatever they are?"""
-    things = ("东西",) if phrase.language == "zh" else ("thing", "things")
-    return _altogether("total", phrase("total"), len(scene.things), things, phrase.language)
-
-
-def _together(scene: Scene, phrase: _Phrase, pool: Sequence[Concept], avoid: frozenset[str]) -> Question | None:
-    """How many dogs and cats are there? What is held out of numbers of one thing cannot be learned of two."""
-    if len(scene.counts) < 2:
-        return None
-    a, b = (concepts()[name] for name in phrase.rng.sample(list(scene.counts), 2))
-    number = scene.counts[a.english] + scene.counts[b.english]
-    first, second = (a.plural, b.plural) if phrase.language == "en" else (a.chinese, b.chinese)
-    things = (f"{first}和{second}",) if phrase.language == "zh" else ("", f"{first} and {second}")
-    return _altogether("together", phrase("together", a=first, b=second), number, things, phrase.language)
-
-
-def _altogether(task: str, text: str, number: int, things: tuple[str, ...], language: str) -> Question:
-    """A question for a number of ``things``: their name, or in English the name of one and that of several."""
+    language, number = phrase.language, len(scene.things)
     choices = tuple(one + ("个" if language == "zh" else "") for one in NUMBERS[language])
     word = choices[number - 1]
     if language == "zh":
-        sentence = f"图里有{word}{things[0]}。"
+        sentence = f"图里有{word}东西。"
     else:
-        sentence = f"There is one {things[0]}." if number == 1 else f"There are {word} {things[1]}."
-    return Question(task, language, text, word, sentence, "", word, choices)
+        sentence = "There is one thing." if number == 1 else f"There are {word} things."
+    return Question("total", language, phrase("total"), word, sentence, "", word, choices)
 
 
 def _place(scene: Scene, phrase: _Phrase, pool: Sequence[Concept], avoid: frozenset[str]) -> Question | None:
@@ -449,7 +423,6 @@ _ASKERS = {
     "category": _category,
     "counting": _counting,
     "total": _total,
-    "together": _together,
     "place": _place,
     "relation": _relation,
     "yes_no": _yes_no,

@@ -1,12 +1,11 @@
 """An eye and a language model become one assistant that can put pictures into words."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 from transformers import ResNetModel
 
 from chatwright.data.batches import Batches, lengths_of
@@ -18,9 +17,8 @@ from chatwright.data.store import load
 from chatwright.models import build
 from chatwright.models.eyes import freeze_eye, restore_eye
 from chatwright.models.load import load_model
-from chatwright.objectives.crossmodal.filip import FILIP
-from chatwright.objectives.crossmodal.patches import PatchesAndWords, speak_as_loud
-from chatwright.objectives.crossmodal.region import RegionCLIP
+from chatwright.objectives.crossmodal.filip import FILIP, speak_as_loud
+from chatwright.objectives.crossmodal.region import RegionFILIP
 from chatwright.objectives.language.causal import CausalLanguageModel
 from chatwright.stages.base import Stage
 from chatwright.stages.workers import render_rows
@@ -32,9 +30,9 @@ from chatwright.training.loop import Training, fit
 class Align(Stage):
     """Align an eye with a language model: contrastive learning, then the projector under the language model.
 
-    First eye and projector learn what words look like: by RegionCLIP where the captions tell what is where
-    (``meta["patches"]``: for every patch the names of what has its centre there), else by FILIP. Then, as in LLaVA, the
-    projector alone learns to make the frozen language model write the captions.
+    First FILIP teaches eye and projector what the words of captions look like, and where things are if the captions
+    tell (``meta["patches"]``: for every patch the names of what has its centre there); then, as in LLaVA, the projector
+    alone learns to make the frozen language model write the captions.
 
     Args:
         eye: artifact of the vision stage.
@@ -61,7 +59,7 @@ class Align(Stage):
     caption_batch: int = 128
     caption_steps: int = 200
     seed: int = 0
-    contrastive: Training = field(default_factory=lambda: Training(learning_rate=2e-2, optimizer="muon"))
+    contrastive: Training = field(default_factory=lambda: Training(learning_rate=2e-3, precision="fp32"))
     projector: Training = field(default_factory=lambda: Training(learning_rate=3e-3))
 
     def run(self, out: Path) -> None:
@@ -92,55 +90,29 @@ class Align(Stage):
     def _contrast(
         self, model: Any, renderer: Renderer, rows: Sequence[Rendered], documents: Sequence[Document], out: Path
     ) -> None:
-        objective: PatchesAndWords
-        if all(document.meta.get("patches") for document in documents):
-            objective, collate = RegionCLIP(model, renderer), _with_places(renderer, rows, documents)
-        else:
-            objective, collate = FILIP(model, renderer), _with_captions(renderer, rows, documents)
+        tokenizer = renderer.tokenizer
+        ids = tokenizer([document.text for document in documents], add_special_tokens=False)["input_ids"]
+        placed: list[list[list[str]]] = [document.meta.get("patches") or [] for document in documents]
+        words = {word for patches in placed for patch in patches for word in patch}
+        tokens = {word: tokenizer(as_written(word), add_special_tokens=False)["input_ids"] for word in words}
+        nothing = tokenizer(as_written("."), add_special_tokens=False)["input_ids"][0]
+
+        def collate(some: list[int]) -> dict[str, Any]:
+            captions = torch.zeros(len(some), len(tokenizer), dtype=torch.bool)
+            for row, i in enumerate(some):
+                captions[row, ids[i]] = True
+            batch = {"pixel_values": torch.cat([rows[i].media["pixel_values"] for i in some]), "captions": captions}
+            if all(placed):
+                places = torch.zeros(len(some), len(placed[some[0]]), len(tokenizer), dtype=torch.bool)
+                for row, i in enumerate(some):
+                    for place, patch in enumerate(placed[i]):
+                        places[row, place, [token for word in patch for token in tokens[word]] or nothing] = True
+                batch |= {"places": places, "nothing": nothing}
+            return batch
+
+        objective = (RegionFILIP if all(placed) else FILIP)(model, renderer)
         # Every process computes all of a step: its captions are each other's negatives.
         size, steps = self.contrastive_batch, self.contrastive_steps
         loader = Batches(range(len(rows)), collate, size, steps, self.seed, size)
         fit(objective, loader, self.contrastive, out, "contrastive")
         speak_as_loud(model.eval(), collate(list(range(min(256, len(rows)))))["pixel_values"])
-
-
-Collate = Callable[[list[int]], dict[str, Any]]
-"""The numbers of some documents -> their batch."""
-
-
-def _with_places(renderer: Renderer, rows: Sequence[Rendered], documents: Sequence[Document]) -> Collate:
-    """Batches for `RegionCLIP`."""
-    placed: list[list[list[str]]] = [document.meta["patches"] for document in documents]
-    words = {word for patches in placed for patch in patches for word in patch}
-    tokens = {word: _tokens(renderer, as_written(word)) for word in words}
-    nothing = _tokens(renderer, as_written("."))[0]
-
-    def collate(some: list[int]) -> dict[str, Any]:
-        places = torch.zeros(len(some), len(placed[some[0]]), len(renderer.tokenizer), dtype=torch.bool)
-        for row, i in enumerate(some):
-            for place, patch in enumerate(placed[i]):
-                places[row, place, [token for word in patch for token in tokens[word]] or nothing] = True
-        return {"pixel_values": _pixels(rows, some), "places": places, "nothing": nothing}
-
-    return collate
-
-
-def _with_captions(renderer: Renderer, rows: Sequence[Rendered], documents: Sequence[Document]) -> Collate:
-    """Batches for `FILIP`."""
-    tokens = [_tokens(renderer, document.text) for document in documents]
-
-    def collate(some: list[int]) -> dict[str, Any]:
-        captions = torch.zeros(len(some), len(renderer.tokenizer), dtype=torch.bool)
-        for row, i in enumerate(some):
-            captions[row, tokens[i]] = True
-        return {"pixel_values": _pixels(rows, some), "captions": captions}
-
-    return collate
-
-
-def _tokens(renderer: Renderer, text: str) -> list[int]:
-    return list(renderer.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _pixels(rows: Sequence[Rendered], some: list[int]) -> Tensor:
-    return torch.cat([rows[i].media["pixel_values"] for i in some])

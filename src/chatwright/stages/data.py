@@ -24,15 +24,14 @@ class Data(Stage):
     """Fetch the public sources and write the records that the other stages read.
 
     Writes ``drawings`` (pictures for the eye), ``documents`` and ``documents_heldout`` (text), ``captions`` (picture
-    and text), ``presence``, ``places`` and ``numbers`` (rounds of bare questions), ``demonstrations``, ``prompts`` (to
-    practise on) and ``heldout`` (to be tested on), as Parquet, and a picture of every task in ``examples``; where
-    scenes are ``described``, nothing that has a picture.
+    and text), ``presence`` and ``places`` (rounds of bare questions), ``demonstrations``, ``prompts`` (to practise on)
+    and ``heldout`` (to be tested on), as Parquet, and a picture of every task in ``examples``; where scenes are
+    ``described``, nothing that has a picture.
 
     Args:
         pictures: conversations about a picture, every other a quick round of questions.
         presence: rounds of bare questions about what is in a picture.
         places: rounds of bare questions about where things are, a fifth of them about what is there.
-        numbers: rounds of bare questions about how many things there are, a third about what is there and where.
         captions: pictures with a caption.
         descriptions: descriptions of scenes without a picture, for pretraining.
         pages: pages of several described scenes, each with a question, for pretraining.
@@ -48,7 +47,6 @@ class Data(Stage):
     pictures: int = 12000
     presence: int = 8000
     places: int = 8000
-    numbers: int = 8000
     captions: int = 12000
     descriptions: int = 20000
     pages: int = 0
@@ -66,9 +64,8 @@ class Data(Stage):
         # The longest come first, so that no process is left with one of them at the end.
         files = {
             "demonstrations": self._demonstrations,
-            "places": partial(self._rounds, "places", self.places, instruct.PLACES),
-            "presence": partial(self._rounds, "presence", self.presence, {"presence": 1}),
-            "numbers": partial(self._rounds, "numbers", self.numbers, instruct.NUMBERS),
+            "places": self._places,
+            "presence": self._presence,
             "captions": self._captions,
             "documents": self._documents,
             "heldout": self._heldout,
@@ -76,7 +73,7 @@ class Data(Stage):
             "drawings": _drawings,
             "documents_heldout": self._documents_heldout,
         }
-        with_pictures = ("places", "presence", "numbers", "captions", "drawings")
+        with_pictures = ("places", "presence", "captions", "drawings")
         made = [(name, make) for name, make in files.items() if not self.described or name not in with_pictures]
         for _ in each(partial(_write, out), made, "files"):
             pass
@@ -139,10 +136,15 @@ class Data(Stage):
         rng.shuffle(found)
         return found
 
-    def _rounds(self, purpose: str, number: int, mixture: Mapping[str, int]) -> Iterator[Demonstration]:
-        rng, pool = self._rng(purpose), scenes.trained()
-        for index in range(number):
-            yield _round(mixture, rng, self._language(index), pool)
+    def _presence(self) -> Iterator[Demonstration]:
+        rng, pool = self._rng("presence"), scenes.trained()
+        for index in range(self.presence):
+            yield instruct.one_round(rng, self._language(index), pool, instruct.ROUNDS["presence"])
+
+    def _places(self) -> Iterator[Demonstration]:
+        rng, pool = self._rng("places"), scenes.trained()
+        for index in range(self.places):
+            yield _round(instruct.PLACES, rng, self._language(index), pool)
 
     def _translations(self, rng: random.Random) -> Iterator[Demonstration]:
         words = [word for word in _words() if not documents.is_heldout_word(word[1])]

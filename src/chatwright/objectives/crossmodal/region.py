@@ -18,17 +18,15 @@ from transformers import FastVlmForConditionalGeneration
 
 from chatwright.data.render import Renderer
 from chatwright.objectives.base import Loss
-from chatwright.objectives.crossmodal.patches import PatchesAndWords
+from chatwright.objectives.crossmodal.filip import FILIP
 
-WORD_SCALE = 14.0  # fixed, or it grows, and patches need not come near their words to tell them apart
+EMPTY_WEIGHT = 0.2  # of a patch without a centre, as most are
 PLACE_WEIGHT = 0.5
 PLACE_SCALE = 10.0  # fixed, and so low that the right row and column each take a fourth of a patch's length
 
 
-class RegionCLIP(PatchesAndWords):
-    """Pull every patch towards its own words, away from those of all other patches of the micro-batch.
-
-    Captions as a whole are left out: their other words (of, two, picture) would have to be seen somewhere too.
+class RegionFILIP(FILIP):
+    """FILIP on whole captions and, with the same weight, every patch against the words of all patches of the batch.
 
     Args:
         model: the assistant; its eye and projector are trained. It reads square pictures.
@@ -43,33 +41,40 @@ class RegionCLIP(PatchesAndWords):
         self.register_buffer("directions", F.normalize(directions, dim=-1), persistent=False)
 
     def loss(self, batch: dict[str, Any]) -> Loss:
-        """``batch``: ``pixel_values`` [N, 3, H, W], ``places`` bool [N, P, V], the tokens for each patch, and
-        ``nothing``, the one token of an empty patch."""
+        """``batch``: as for FILIP, and ``places`` bool [N, P, V], the tokens for each patch; those of an empty patch
+        are the token ``nothing``, an int."""
         patches = self.patches(batch["pixel_values"])
+        whole = self.contrast(patches, batch["captions"])
         places = batch["places"].flatten(0, 1)
         present = places.any(0)
-        logits = WORD_SCALE * patches.flatten(0, 1) @ self.words(present).T
-        named = ~places[:, batch["nothing"]]
-        regions = region_contrast(logits, places[:, present])
+        logits = self.log_scale.exp().clamp(max=100) * patches.flatten(0, 1) @ self.words(present).T
+        empty = places[:, batch["nothing"]]
+        weights = torch.where(empty, EMPTY_WEIGHT, 1.0)
+        regions = region_contrast(logits, places[:, present], weights)
         where = place_contrast(patches, self.directions)
+        named = ~empty
         right = places[:, present].gather(1, logits.argmax(-1, keepdim=True)).squeeze(1)
-        weight = torch.tensor(float(len(patches)), device=patches.device)
-        total = (regions + PLACE_WEIGHT * where) * weight
-        return Loss(total, weight, {"accuracy": ((right & named).sum(), named.sum())})
+        return Loss(
+            whole.total + (regions + PLACE_WEIGHT * where) * whole.weight,
+            whole.weight,
+            {**whole.metrics, "regions": ((right & named).sum(), named.sum())},
+        )
 
 
-def region_contrast(logits: Tensor, places: Tensor) -> Tensor:
+def region_contrast(logits: Tensor, places: Tensor, weights: Tensor) -> Tensor:
     """Cross-entropy between each patch and its words, every word of a patch weighing the same.
 
     Args:
         logits: [R, W], how well each of R patches fits each of W words.
         places: bool [R, W], the words of each patch, at least one.
+        weights: [R], of the patches.
 
     Returns:
-        The mean over the patches, a scalar.
+        The weighted mean over the patches, a scalar.
     """
     target = places.float() / places.sum(-1, keepdim=True)
-    return F.cross_entropy(logits, target)
+    losses = -(target * logits.log_softmax(-1)).sum(-1)
+    return (weights * losses).sum() / weights.sum()
 
 
 def place_contrast(patches: Tensor, directions: Tensor) -> Tensor:

@@ -85,6 +85,7 @@ class Speaker:
     async def completions(self, request: Request) -> Any:
         body = await request.json()
         self.asked.append(body)
+        await asyncio.to_thread(self.gate, body)
         if self.failures:
             self.failures -= 1
             return JSONResponse({"error": {"message": "overloaded"}}, 503)
@@ -98,7 +99,6 @@ class Speaker:
         return StreamingResponse(self.events(choice), media_type="text/event-stream")
 
     def choice(self, body: dict[str, Any]) -> dict[str, Any]:
-        self.gate(body)
         with self.lock:
             assert not self.paused
             return self.remembered.setdefault(json.dumps(body, sort_keys=True), self.answer(body))

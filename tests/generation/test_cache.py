@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache, Lfm2Config, Qwen3Config
 
@@ -27,6 +27,7 @@ def layers_of(rows: list[torch.Tensor], cache: SlotCache) -> None:
             assert torch.equal(layer.values[slot, :, window.begins[slot] : window.end], -row[number])
 
 
+@settings(deadline=None)
 @given(st.lists(ACTIONS, min_size=1, max_size=12))
 def test_rows_that_come_and_go_keep_what_they_hold(actions):
     random = torch.Generator().manual_seed(0)

@@ -56,8 +56,9 @@ def test_two_processes_train_as_one_does(made, by_two, name):
     assert [(line["step"], line.keys()) for line in two] == [(line["step"], line.keys()) for line in one]
     steps = one[:ROUND] if name == "rl" else one
     assert [line["tokens"] for line in two[: len(steps)]] == [line["tokens"] for line in steps]
-    dropout = name == "lora"
-    assert two[0]["norm"] == pytest.approx(one[0]["norm"], rel=5e-2 if dropout else 1e-4)
+    # Dropout is drawn by each process for itself, and in bf16 one process lowers the weights where two use autocast.
+    near = {"lora": 5e-2, "dapo": 2e-3}.get(name, 1e-4)
+    assert two[0]["norm"] == pytest.approx(one[0]["norm"], rel=near)
     for now, before in zip(two, steps, strict=False):
         assert now["loss"] == pytest.approx(before["loss"], rel=3e-2, abs=1e-3)
     weights = load_file(by_two / name / "model/model.safetensors")

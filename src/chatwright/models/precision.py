@@ -15,8 +15,8 @@ WIDTH = 1024  # of the trial's matrices
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 in hardware. A processor that does not takes a hundred times as long as for
-    fp32, too long even for a trial."""
+    """Whether the device multiplies bf16 in hardware. A processor that does not takes tens to hundreds of times as long
+    as for fp32, too long even for a trial."""
     if device.type != "cpu":
         return True
     known = torch.cpu.get_capabilities()
